@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+/*
+ * Exact counts of each worker's live connections, without the worker's help.
+ *
+ *     handshake done                     → live + 1
+ *     first of FIN_WAIT1, LAST_ACK, CLOSE → live − 1
+ *
+ * A connection that waits in the accept queue counts: it is load that the worker has still to do.
+ * Each connection carries its listener's tag (socket storage, cloned); one that was moved while it
+ * waited counts for the tag in `moved` instead.
+ */
+#include "maps.bpf.h"
+
+#include "adopt.bpf.h"
+
+/* States of a socket, as the kernel numbers them. */
+enum {
+    STATE_ESTABLISHED = 1,
+    STATE_FIN_WAIT1 = 4,
+    STATE_CLOSE = 7,
+    STATE_CLOSE_WAIT = 8,
+    STATE_LAST_ACK = 9,
+    STATE_LISTEN = 10,
+};
+
+static __always_inline struct drover_slot *slot_of(const struct drover_tag *tag)
+{
+    struct drover_slot *slot = &slots[tag->slot & (DROVER_MAX_SLOTS - 1)];
+
+    /* A late end of a connection of the slot's former owner is not the present one's. */
+    return slot->worker == tag->worker ? slot : 0;
+}
+
+static __always_inline void connection_begins(struct bpf_sock_ops *ctx)
+{
+    struct bpf_sock *sk = ctx->sk;
+    struct drover_slot *slot;
+    struct drover_tag *tag;
+
+    if (!sk)
+        return;
+    tag = bpf_sk_storage_get(&tags, sk, 0, 0);
+    if (!tag)
+        return; /* a connection to a port that is not shared */
+    slot = slot_of(tag);
+    if (!slot)
+        return;
+    __sync_fetch_and_add(&slot->live, 1);
+    __sync_fetch_and_add(&slot->established_total, 1);
+    bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+static __always_inline void connection_ends(struct bpf_sock_ops *ctx)
+{
+    struct drover_tag *tag, *elsewhere;
+    struct bpf_sock *sk = ctx->sk;
+    struct drover_slot *slot;
+    __u64 cookie;
+
+    if (!sk)
+        return;
+    tag = bpf_sk_storage_get(&tags, sk, 0, 0);
+    if (!tag)
+        return;
+    if (totals.moves_total) {
+        cookie = bpf_get_socket_cookie(ctx);
+        elsewhere = bpf_map_lookup_elem(&moved, &cookie);
+        if (elsewhere) {
+            slot = slot_of(elsewhere);
+            bpf_map_delete_elem(&moved, &cookie);
+            goto count;
+        }
+    }
+    slot = slot_of(tag);
+count:
+    if (slot) {
+        __sync_fetch_and_add(&slot->live, -1);
+        __sync_fetch_and_add(&slot->closed_total, 1);
+    }
+}
+
+SEC("sockops")
+int account(struct bpf_sock_ops *ctx)
+{
+    __u32 from, to;
+
+    switch (ctx->op) {
+    case BPF_SOCK_OPS_TCP_LISTEN_CB:
+        return adopt_listener(ctx);
+    case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+        connection_begins(ctx);
+        return 1;
+    case BPF_SOCK_OPS_STATE_CB:
+        from = ctx->args[0];
+        to = ctx->args[1];
+        if (from == STATE_LISTEN)
+            return forget_listener(ctx);
+        /* Only the first step out of the two states that count is the end; the ones after it,
+         * and a handshake that fails, are not. */
+        if (from != STATE_ESTABLISHED && from != STATE_CLOSE_WAIT)
+            return 1;
+        if (to == STATE_FIN_WAIT1 || to == STATE_LAST_ACK || to == STATE_CLOSE)
+            connection_ends(ctx);
+        return 1;
+    default:
+        return 1;
+    }
+}

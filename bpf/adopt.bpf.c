@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+/*
+ * How an unmodified server's socket becomes a member of the cluster.
+ *
+ *     bind()   → share_port(): SO_REUSEPORT is set on the worker's own socket, and it is tagged
+ *     listen() → adopt_listener(): the socket enters its worker's slot in its group
+ *     close()  → forget_listener(): the master hears of it; the kernel has emptied the slot
+ *
+ * A socket is in its slot before listen() returns: no file descriptor is searched for, and there is
+ * no race. Whether the slot gets traffic is the master's decision alone (the active set).
+ *
+ * Nothing here refuses a worker what it would be allowed without drover, but for one thing: it may
+ * not attach or detach reuseport programs, which would undo the steering of all workers.
+ */
+#include "maps.bpf.h"
+
+#include <bpf/bpf_endian.h>
+
+#include "adopt.bpf.h"
+
+#define SOL_SOCKET 1
+#define SOCK_STREAM 1
+#define IPPROTO_TCP 6
+#define SO_REUSEPORT 15
+#define SO_ATTACH_REUSEPORT_CBPF 51
+#define SO_ATTACH_REUSEPORT_EBPF 52
+#define SO_DETACH_REUSEPORT_BPF 68
+
+/* Verdicts of a bind hook. */
+#define ALLOW 1
+#define ALLOW_LOW_PORT 3 /* and do not ask for CAP_NET_BIND_SERVICE */
+
+/* Verdicts of a setsockopt hook. */
+#define REFUSE 0
+
+static __always_inline struct drover_event *new_event(__u32 kind, const struct drover_tag *tag)
+{
+    struct drover_event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+
+    if (!event) {
+        __sync_fetch_and_add(&totals.events_lost_total, 1);
+        return 0;
+    }
+    __builtin_memset(event, 0, sizeof(*event));
+    event->kind = kind;
+    event->slot = tag->slot;
+    event->worker = tag->worker;
+    return event;
+}
+
+/* The tag of the worker that is running now, or none where it is not one of ours. */
+static __always_inline struct drover_tag *current_tag(void)
+{
+    __u64 cgroup = bpf_get_current_ancestor_cgroup_id(config_worker_level);
+
+    return bpf_map_lookup_elem(&cgroup_tags, &cgroup);
+}
+
+static __always_inline int share_port(struct bpf_sock_addr *ctx, __u16 family)
+{
+    __u32 port = bpf_ntohs((__u16)ctx->user_port);
+    struct drover_tag *tag;
+    struct drover_event *event;
+    __u32 *flags;
+    int on = 1;
+
+    if (ctx->type != SOCK_STREAM || ctx->protocol != IPPROTO_TCP)
+        return ALLOW;
+    if (port == 0) /* the kernel will choose: every worker has a port of its own */
+        return ALLOW;
+    flags = bpf_map_lookup_elem(&ports, &port);
+    if (config_named_ports_only && (!flags || !(*flags & DROVER_PORT_NAMED)))
+        return ALLOW;
+    tag = current_tag();
+    if (!tag)
+        return ALLOW;
+    if (!bpf_sk_storage_get(&tags, ctx->sk, tag, BPF_SK_STORAGE_GET_F_CREATE))
+        return ALLOW; /* out of memory: the worker binds as if it were alone */
+    bpf_setsockopt(ctx, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
+    if (!flags || !(*flags & DROVER_PORT_OWNED)) {
+        event = new_event(DROVER_EVENT_BIND, tag);
+        if (event) {
+            event->key.port = port;
+            event->key.family = family;
+            bpf_ringbuf_submit(event, 0);
+        }
+    }
+    return flags && (*flags & DROVER_PORT_NAMED) ? ALLOW_LOW_PORT : ALLOW;
+}
+
+SEC("cgroup/bind4")
+int bind4(struct bpf_sock_addr *ctx)
+{
+    return share_port(ctx, DROVER_AF_INET);
+}
+
+SEC("cgroup/bind6")
+int bind6(struct bpf_sock_addr *ctx)
+{
+    return share_port(ctx, DROVER_AF_INET6);
+}
+
+SEC("cgroup/setsockopt")
+int guard_setsockopt(struct bpf_sockopt *ctx)
+{
+    struct drover_event *event;
+    struct drover_tag *tag;
+
+    if (ctx->level != SOL_SOCKET)
+        return ALLOW;
+    switch (ctx->optname) {
+    case SO_ATTACH_REUSEPORT_CBPF:
+    case SO_ATTACH_REUSEPORT_EBPF:
+    case SO_DETACH_REUSEPORT_BPF:
+        break;
+    default:
+        return ALLOW;
+    }
+    tag = current_tag();
+    if (!tag)
+        return ALLOW;
+    event = new_event(DROVER_EVENT_DENIED, tag);
+    if (event) {
+        event->option = ctx->optname;
+        bpf_ringbuf_submit(event, 0);
+    }
+    return REFUSE; /* the worker sees EPERM */
+}
+
+static __always_inline void key_of(struct bpf_sock_ops *ctx, struct drover_group_key *key)
+{
+    key->family = ctx->family;
+    key->port = ctx->local_port;
+    if (key->family == DROVER_AF_INET) {
+        key->addr[0] = ctx->local_ip4;
+    } else {
+        key->addr[0] = ctx->local_ip6[0];
+        key->addr[1] = ctx->local_ip6[1];
+        key->addr[2] = ctx->local_ip6[2];
+        key->addr[3] = ctx->local_ip6[3];
+    }
+}
+
+/* Finds the group of the key, or makes it. Returns its index, or -1 where there is no room. */
+static __always_inline int group_of(const struct drover_group_key *key)
+{
+    __u32 *known, index;
+
+    known = bpf_map_lookup_elem(&group_index, key);
+    if (known)
+        return *known & (DROVER_MAX_GROUPS - 1);
+    if (bpf_map_pop_elem(&free_groups, &index))
+        return -1;
+    if (!bpf_map_update_elem(&group_index, key, &index, BPF_NOEXIST))
+        return index & (DROVER_MAX_GROUPS - 1);
+    /* Another worker's listen() made it between the look-up and here. */
+    bpf_map_push_elem(&free_groups, &index, BPF_ANY);
+    known = bpf_map_lookup_elem(&group_index, key);
+    return known ? *known & (DROVER_MAX_GROUPS - 1) : -1;
+}
+
+__noinline int adopt_listener(struct bpf_sock_ops *ctx)
+{
+    struct drover_group_key key = {};
+    struct drover_event *event;
+    struct drover_tag *tag;
+    struct bpf_sock *sk = ctx->sk;
+    __u32 result = DROVER_LISTEN_STEERED, index;
+    __u64 cookie;
+    long error = 0;
+    int group;
+
+    if (!sk)
+        return 0;
+    tag = bpf_sk_storage_get(&tags, sk, 0, 0);
+    if (!tag)
+        return 0; /* a port that is not shared */
+    key_of(ctx, &key);
+    cookie = bpf_get_socket_cookie(ctx);
+    group = group_of(&key);
+    if (group < 0) {
+        result = DROVER_LISTEN_NO_GROUP;
+    } else {
+        index = DROVER_LISTENER_INDEX(group, tag->slot & (DROVER_MAX_SLOTS - 1));
+        bpf_map_update_elem(&listener_tags, &cookie, tag, BPF_ANY);
+        error = bpf_sock_map_update(ctx, &listeners, &index, BPF_NOEXIST);
+        if (error)
+            result = error == -17 /* EEXIST */ ? DROVER_LISTEN_EXTRA : DROVER_LISTEN_FAILED;
+    }
+    /* From here on the end of this listener, and of each connection it accepts, is called back. */
+    bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+    event = new_event(DROVER_EVENT_LISTEN, tag);
+    if (event) {
+        event->cookie = cookie;
+        event->key = key;
+        event->group = group;
+        event->result = result;
+        event->error = error;
+        bpf_ringbuf_submit(event, 0);
+    }
+    return 0;
+}
+
+__noinline int forget_listener(struct bpf_sock_ops *ctx)
+{
+    struct drover_group_key key = {};
+    struct drover_event *event;
+    struct drover_tag *tag;
+    struct bpf_sock *sk = ctx->sk;
+
+    if (!sk)
+        return 0;
+    tag = bpf_sk_storage_get(&tags, sk, 0, 0);
+    if (!tag)
+        return 0;
+    key_of(ctx, &key);
+    event = new_event(DROVER_EVENT_CLOSE, tag);
+    if (event) {
+        event->cookie = bpf_get_socket_cookie(ctx);
+        event->key = key;
+        bpf_ringbuf_submit(event, 0);
+    }
+    return 0;
+}

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+/*
+ * The variables that maps.bpf.h declares.
+ */
+#include "maps.bpf.h"
+
+const volatile __u32 config_worker_level SEC(".rodata") = 0;
+const volatile __u32 config_named_ports_only SEC(".rodata") = 0;
+
+__u32 policy SEC(".data.policy") = DROVER_POLICY_LEAST_CONN;
+struct drover_group groups[DROVER_MAX_GROUPS] SEC(".data.groups") = {};
+struct drover_slot slots[DROVER_MAX_SLOTS] SEC(".data.slots") = {};
+struct drover_totals totals SEC(".data.totals") = {};

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+/*
+ * START HERE for the data path: which worker gets this connection?
+ *
+ *     group → active set → policy → deliver
+ *
+ * The kernel runs steer() for each SYN that reaches a port of the cluster (and for SYN cookies' last
+ * ACKs, for late packets that belong to no connection, and for waiting connections whose listener
+ * goes away). It names one listener, and the kernel puts the connection into that one's queue.
+ *
+ * It never passes without a selection: the kernel would then fall back to its hash over all sockets
+ * of the group, those included that must not get traffic.
+ */
+#include "maps.bpf.h"
+
+#include <bpf/bpf_endian.h>
+
+#include "policy_hash.bpf.h"
+#include "policy_least_conn.bpf.h"
+#include "policy_round_robin.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+/* States of a socket, as the kernel numbers them. */
+#define STATE_ESTABLISHED 1
+#define STATE_CLOSE_WAIT 8
+
+/* Other active slots that are tried when the policy's choice has just closed. Enough that a reload
+ * or crash of a few workers at once finds a living one; beyond it the keeper holds the connection. */
+#define FALLBACK_TRIES 8
+
+/* How often a decision is made anew because the master wrote the active set meanwhile. It writes
+ * some hundred bytes in each change of a worker's life; two changes in a row within one decision
+ * are rare, four do not happen. */
+#define REREAD_TRIES 4
+
+static __always_inline void count_decision(__u32 group, __u32 reason)
+{
+    __u32 index = group * DROVER_REASON_COUNT + reason;
+    __u64 *count = bpf_map_lookup_elem(&decisions, &index);
+
+    if (count)
+        *count += 1;
+}
+
+/* The group that this run is about. Returns 0, or -1 where the group is none of the cluster's. */
+static __always_inline int find_group(struct sk_reuseport_md *ctx, __u32 *group)
+{
+    struct drover_group_key key = {};
+    struct bpf_sock *sk = ctx->sk;
+    __u32 *index;
+
+    key.family = sk->family;
+    key.port = sk->src_port;
+    if (key.family == DROVER_AF_INET) {
+        key.addr[0] = sk->src_ip4;
+    } else {
+        key.addr[0] = sk->src_ip6[0];
+        key.addr[1] = sk->src_ip6[1];
+        key.addr[2] = sk->src_ip6[2];
+        key.addr[3] = sk->src_ip6[3];
+    }
+    index = bpf_map_lookup_elem(&group_index, &key);
+    if (!index)
+        return -1;
+    *group = *index & (DROVER_MAX_GROUPS - 1);
+    return 0;
+}
+
+/* True for a packet that asks for a new connection: SYN without ACK. */
+static __always_inline int is_syn(struct sk_reuseport_md *ctx)
+{
+    const __u8 *tcp = ctx->data;
+    const __u8 *end = ctx->data_end;
+
+    if (tcp + 14 > end)
+        return 0;
+    return (tcp[13] & 0x12) == 0x02;
+}
+
+/* Asks the policy. Returns an index into the set. A function of its own that the verifier checks
+ * once by itself: inlined into the loop below, the paths through it would multiply. */
+__noinline __u32 pick(__u32 group, __u32 half, __u32 hash, __u32 random, __u64 turn)
+{
+    const struct drover_active_set *set =
+        &groups[group & (DROVER_MAX_GROUPS - 1)].sets[half & 1];
+    struct policy_view view = {
+        .active = set->slots,
+        .count = *(volatile __u32 *)&set->count & (DROVER_MAX_SLOTS - 1),
+        .slots = slots,
+        .hash = hash,
+        .random = random,
+        .turn = turn,
+    };
+
+    if (view.count == 0)
+        return 0;
+    switch (policy) {
+    case DROVER_POLICY_HASH:
+        return policy_hash(&view);
+    case DROVER_POLICY_ROUND_ROBIN:
+        return policy_round_robin(&view);
+    default:
+        return policy_least_conn(&view);
+    }
+}
+
+/* What was chosen: the slot, its place in the active set, the set's size, and which half of the
+ * group's two sets it is. */
+struct choice {
+    __u32 slot;
+    __u32 place;
+    __u32 count;
+    __u32 half;
+};
+
+/* Asks the policy for a slot of the set that is in force. Returns 0, or -1 where the set is empty. */
+static __always_inline int choose(__u32 index, struct sk_reuseport_md *ctx, int is_new,
+                                  struct choice *choice)
+{
+    struct drover_group *group = &groups[index & (DROVER_MAX_GROUPS - 1)];
+    __u32 random = bpf_get_prandom_u32();
+    __u64 turn = 0;
+
+    if (is_new && policy == DROVER_POLICY_ROUND_ROBIN)
+        turn = __sync_fetch_and_add(&group->turn, 1);
+
+    for (int try = 0; try < REREAD_TRIES; try++) {
+        __u32 version = *(volatile __u32 *)&group->current;
+        struct drover_active_set *set = &group->sets[version & 1];
+
+        choice->half = version & 1;
+        choice->count = *(volatile __u32 *)&set->count & (DROVER_MAX_SLOTS - 1);
+        if (choice->count) {
+            /* A packet that is no SYN must not advance a policy's state; any member will do. */
+            choice->place = is_new ? pick(index, choice->half, ctx->hash, random, turn)
+                                   : scale_to(random, choice->count);
+            choice->slot = *(volatile __u16 *)&set->slots[choice->place & (DROVER_MAX_SLOTS - 1)];
+        }
+        if (*(volatile __u32 *)&set->version == version)
+            return choice->count ? 0 : -1;
+    }
+    return -1;
+}
+
+static __always_inline int select_slot(struct sk_reuseport_md *ctx, __u32 group, __u32 slot)
+{
+    __u32 index = DROVER_LISTENER_INDEX(group, slot & (DROVER_MAX_SLOTS - 1));
+
+    return bpf_sk_select_reuseport(ctx, &listeners, &index, 0);
+}
+
+/* A waiting connection moves from its closing listener to another slot, and its count with it. The
+ * socket storage cannot be reached from here, so the new tag is remembered by cookie until the
+ * connection ends. In any other state its handshake is not done: it is not counted yet, and gets
+ * its new listener's tag by itself. */
+static __always_inline void move_count(struct bpf_sock *listener, struct bpf_sock *connection,
+                                       __u32 to)
+{
+    __u32 state = connection->state;
+    struct drover_slot *source, *target = &slots[to & (DROVER_MAX_SLOTS - 1)];
+    struct drover_tag tag = {}, *from;
+    __u64 cookie;
+
+    if (state != STATE_ESTABLISHED && state != STATE_CLOSE_WAIT)
+        return;
+    cookie = bpf_get_socket_cookie(listener);
+    from = bpf_map_lookup_elem(&listener_tags, &cookie);
+    if (!from)
+        return;
+    tag.slot = to;
+    tag.worker = target->worker;
+    cookie = bpf_get_socket_cookie(connection);
+    if (bpf_map_update_elem(&moved, &cookie, &tag, BPF_ANY))
+        return; /* full: the count stays where it was, and ends there */
+    __sync_fetch_and_add(&totals.moves_total, 1);
+    source = &slots[from->slot & (DROVER_MAX_SLOTS - 1)];
+    if (source->worker == from->worker) {
+        __sync_fetch_and_add(&source->live, -1);
+        __sync_fetch_and_add(&source->moved_out_total, 1);
+    }
+    __sync_fetch_and_add(&target->live, 1);
+    __sync_fetch_and_add(&target->moved_in_total, 1);
+}
+
+/* The one place that selects a socket and counts. Tries the policy's choice, then the other active
+ * slots, then the keeper; refuses only when none of them is there. */
+static __always_inline int deliver(struct sk_reuseport_md *ctx, struct bpf_sock *migrating)
+{
+    struct choice choice = {};
+    __u32 group, reason, slot;
+    int is_new;
+
+    if (find_group(ctx, &group))
+        return SK_DROP; /* attached to a group that the cluster gave up: nobody listens there */
+    is_new = migrating || is_syn(ctx);
+    reason = migrating ? DROVER_MOVED : is_new ? DROVER_PICKED : DROVER_STRAY;
+
+    if (!choose(group, ctx, is_new, &choice)) {
+        slot = choice.slot;
+        if (!select_slot(ctx, group, slot))
+            goto selected;
+        /* The choice closed a moment ago and the master has not heard of it yet. */
+        if (reason == DROVER_PICKED)
+            reason = DROVER_FALLBACK;
+        for (int try = 0; try < FALLBACK_TRIES; try++) {
+            choice.place = choice.place + 1 < choice.count ? choice.place + 1 : 0;
+            slot = groups[group].sets[choice.half].slots[choice.place & (DROVER_MAX_SLOTS - 1)];
+            if (!select_slot(ctx, group, slot))
+                goto selected;
+        }
+    }
+    slot = DROVER_KEEPER_SLOT;
+    if (!select_slot(ctx, group, slot)) {
+        if (reason == DROVER_PICKED || reason == DROVER_FALLBACK)
+            reason = DROVER_KEEPER;
+        goto selected;
+    }
+    /* No worker and no keeper: the cluster is ending, or its keeper is between two listens. */
+    count_decision(group, DROVER_DROPPED);
+    return SK_DROP;
+
+selected:
+    count_decision(group, reason);
+    if (migrating)
+        move_count(ctx->sk, migrating, slot);
+    return SK_PASS;
+}
+
+SEC("sk_reuseport/migrate")
+int steer(struct sk_reuseport_md *ctx)
+{
+    struct bpf_sock *migrating = ctx->migrating_sk;
+
+    /* Loaded once: clang would load it again after the null check, and the verifier does not
+     * carry the check over ("R1 type=sock_or_null expected=sock"). */
+    asm volatile("" : "+r"(migrating));
+    return deliver(ctx, migrating);
+}

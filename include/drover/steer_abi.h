@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The contract between the BPF programs and the master: the one header that both compilers read.
+ *
+ * Everything here lives in maps that outlive the master, so a change of any layout is a change of
+ * DROVER_ABI_VERSION. Structs have no implicit padding; their sizes are asserted below.
+ */
+#ifndef DROVER_STEER_ABI_H
+#define DROVER_STEER_ABI_H
+
+#include <linux/types.h>
+
+#define DROVER_ABI_VERSION 1u
+
+/* Slots: the index of a worker in the steering maps. More slots than workers, because during an
+ * overlap two slots serve one instance. The last one is the keeper's. Powers of two: the programs
+ * bound their indices by masks. */
+#define DROVER_MAX_SLOTS 512u
+#define DROVER_KEEPER_SLOT (DROVER_MAX_SLOTS - 1u)
+#define DROVER_MAX_WORKERS 256u
+
+/* Groups: one per (address, port, family) that the workers listen on. */
+#define DROVER_MAX_GROUPS 32u
+#define DROVER_MAX_PORTS 64u
+
+/* Index of a listener in the `listeners` map. */
+#define DROVER_LISTENER_INDEX(group, slot) ((group) * DROVER_MAX_SLOTS + (slot))
+
+/* Families, as the kernel numbers them; spelled out because BPF code includes no libc header. */
+#define DROVER_AF_INET 2u
+#define DROVER_AF_INET6 10u
+
+enum drover_policy {
+    DROVER_POLICY_HASH = 0,
+    DROVER_POLICY_ROUND_ROBIN = 1,
+    DROVER_POLICY_LEAST_CONN = 2,
+    DROVER_POLICY_COUNT
+};
+
+/* What became of one run of the steering program. Index of the per-CPU `decisions` map is
+ * group * DROVER_REASON_COUNT + reason. */
+enum drover_reason {
+    DROVER_PICKED = 0,   /* the policy's choice took the connection */
+    DROVER_FALLBACK = 1, /* the choice had just closed: another active slot took it */
+    DROVER_KEEPER = 2,   /* no active slot could: it waits with the keeper */
+    DROVER_DROPPED = 3,  /* nobody could take it: refused */
+    DROVER_MOVED = 4,    /* a waiting connection went over to another listener */
+    DROVER_STRAY = 5,    /* not a SYN: the last ACK of a SYN cookie, or a packet that came late */
+    DROVER_REASON_COUNT
+};
+
+/* Which group a listener belongs to. IPv4 addresses stand in addr[0], the rest is 0. Addresses in
+ * network order, the port in host order. */
+struct drover_group_key {
+    __u32 addr[4];
+    __u16 port;
+    __u16 family;
+};
+
+/* The slots of a group that may get new connections now: dense, in no order.
+ *
+ * Two sets a group; `current` in drover_group holds the version that counts, and version v lives in
+ * sets[v & 1]. The master zeroes the version of the set that it is about to write, fills it, sets
+ * its version, then `current`. The program compares the version again after it has read: if the
+ * set was rewritten meanwhile it reads anew. So no decision sees half an update, and an update
+ * costs no system call. */
+struct drover_active_set {
+    __u32 version; /* 0: being written */
+    __u32 count;   /* at most DROVER_MAX_SLOTS - 1 */
+    __u16 slots[DROVER_MAX_SLOTS];
+};
+
+struct drover_group {
+    __u32 current; /* version of the set that counts; written by the master alone */
+    __u32 reserved[15];
+    __u64 turn; /* round-robin's counter, on a cache line of its own */
+    __u64 reserved2[7];
+    struct drover_active_set sets[2];
+};
+
+/* One worker's counts, a cache line each. The programs add; the master reads, resets on reuse and
+ * corrects in reconciliation. */
+struct drover_slot {
+    __s64 live;              /* connections established and not yet closing, the queue included */
+    __u64 established_total; /* handshakes completed for this worker */
+    __u64 moved_in_total;    /* waiting connections that came from another listener */
+    __u64 moved_out_total;   /* waiting connections that went to another listener */
+    __u64 closed_total;      /* connections that stopped counting as live */
+    __u32 worker;            /* id of the owner; 0: free */
+    __u32 weight;
+    __u64 reserved[2];
+};
+
+/* Rides in each listener's socket storage and is cloned into every connection it accepts. The
+ * worker id tells a late close of the slot's former owner from one of the present owner. */
+struct drover_tag {
+    __u32 slot;
+    __u32 worker;
+};
+
+struct drover_totals {
+    __u64 events_lost_total; /* events that found the ring full */
+    __u64 moves_total;       /* waiting connections that were moved */
+};
+
+/* Flags of a port in the `ports` map. */
+#define DROVER_PORT_NAMED 1u /* named by --port: may be bound below 1024 by an unprivileged worker */
+#define DROVER_PORT_OWNED 2u /* the master holds its lock: binds need no further check */
+
+enum drover_event_kind {
+    DROVER_EVENT_BIND = 1,   /* a worker is binding a port that the cluster does not own yet */
+    DROVER_EVENT_LISTEN = 2, /* a worker's socket began to listen */
+    DROVER_EVENT_CLOSE = 3,  /* a worker's listener closed */
+    DROVER_EVENT_DENIED = 4, /* a worker tried to attach or detach a reuseport program */
+};
+
+/* What became of a listener in DROVER_EVENT_LISTEN. */
+enum drover_listen_result {
+    DROVER_LISTEN_STEERED = 0,  /* it is in its slot */
+    DROVER_LISTEN_EXTRA = 1,    /* the worker has another listener in this group already */
+    DROVER_LISTEN_NO_GROUP = 2, /* more groups than DROVER_MAX_GROUPS */
+    DROVER_LISTEN_FAILED = 3,   /* the map refused it; `error` says why */
+};
+
+struct drover_event {
+    __u64 cookie; /* of the socket */
+    struct drover_group_key key;
+    __u32 kind;
+    __u32 slot;
+    __u32 worker;
+    __u32 group;
+    __u32 result;
+    __s32 error; /* negative errno */
+    __u32 option; /* DROVER_EVENT_DENIED: the socket option's number */
+    __u32 reserved[2];
+};
+
+#ifdef __cplusplus
+#define DROVER_ASSERT_SIZE(type, size) static_assert(sizeof(type) == (size), #type " changed size")
+#else
+#define DROVER_ASSERT_SIZE(type, size) \
+    _Static_assert(sizeof(type) == (size), #type " changed size")
+#endif
+
+DROVER_ASSERT_SIZE(struct drover_group_key, 20);
+DROVER_ASSERT_SIZE(struct drover_active_set, 8 + 2 * DROVER_MAX_SLOTS);
+DROVER_ASSERT_SIZE(struct drover_group, 128 + 2 * (8 + 2 * DROVER_MAX_SLOTS));
+DROVER_ASSERT_SIZE(struct drover_slot, 64);
+DROVER_ASSERT_SIZE(struct drover_tag, 8);
+DROVER_ASSERT_SIZE(struct drover_totals, 16);
+DROVER_ASSERT_SIZE(struct drover_event, 64);
+
+#endif
