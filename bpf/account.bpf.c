@@ -23,18 +23,31 @@ enum {
     STATE_LISTEN = 10,
 };
 
-static __always_inline struct drover_slot *slot_of(const struct drover_tag *tag)
+/* Adds to the counts of the tag's slot, unless the slot has another owner by now: a late end of a
+ * connection of the former owner is not the present one's. */
+static __always_inline void count_begin(const struct drover_tag *tag)
 {
     struct drover_slot *slot = &slots[tag->slot & (DROVER_MAX_SLOTS - 1)];
 
-    /* A late end of a connection of the slot's former owner is not the present one's. */
-    return slot->worker == tag->worker ? slot : 0;
+    if (slot->worker != tag->worker)
+        return;
+    __sync_fetch_and_add(&slot->live, 1);
+    __sync_fetch_and_add(&slot->established_total, 1);
+}
+
+static __always_inline void count_end(const struct drover_tag *tag)
+{
+    struct drover_slot *slot = &slots[tag->slot & (DROVER_MAX_SLOTS - 1)];
+
+    if (slot->worker != tag->worker)
+        return;
+    __sync_fetch_and_add(&slot->live, -1);
+    __sync_fetch_and_add(&slot->closed_total, 1);
 }
 
 static __always_inline void connection_begins(struct bpf_sock_ops *ctx)
 {
     struct bpf_sock *sk = ctx->sk;
-    struct drover_slot *slot;
     struct drover_tag *tag;
 
     if (!sk)
@@ -42,11 +55,7 @@ static __always_inline void connection_begins(struct bpf_sock_ops *ctx)
     tag = bpf_sk_storage_get(&tags, sk, 0, 0);
     if (!tag)
         return; /* a connection to a port that is not shared */
-    slot = slot_of(tag);
-    if (!slot)
-        return;
-    __sync_fetch_and_add(&slot->live, 1);
-    __sync_fetch_and_add(&slot->established_total, 1);
+    count_begin(tag);
     bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
@@ -54,7 +63,6 @@ static __always_inline void connection_ends(struct bpf_sock_ops *ctx)
 {
     struct drover_tag *tag, *elsewhere;
     struct bpf_sock *sk = ctx->sk;
-    struct drover_slot *slot;
     __u64 cookie;
 
     if (!sk)
@@ -66,17 +74,12 @@ static __always_inline void connection_ends(struct bpf_sock_ops *ctx)
         cookie = bpf_get_socket_cookie(ctx);
         elsewhere = bpf_map_lookup_elem(&moved, &cookie);
         if (elsewhere) {
-            slot = slot_of(elsewhere);
+            count_end(elsewhere);
             bpf_map_delete_elem(&moved, &cookie);
-            goto count;
+            return;
         }
     }
-    slot = slot_of(tag);
-count:
-    if (slot) {
-        __sync_fetch_and_add(&slot->live, -1);
-        __sync_fetch_and_add(&slot->closed_total, 1);
-    }
+    count_end(tag);
 }
 
 SEC("sockops")
@@ -86,15 +89,18 @@ int account(struct bpf_sock_ops *ctx)
 
     switch (ctx->op) {
     case BPF_SOCK_OPS_TCP_LISTEN_CB:
-        return adopt_listener(ctx);
+        adopt_listener(ctx);
+        return 1;
     case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
         connection_begins(ctx);
         return 1;
     case BPF_SOCK_OPS_STATE_CB:
         from = ctx->args[0];
         to = ctx->args[1];
-        if (from == STATE_LISTEN)
-            return forget_listener(ctx);
+        if (from == STATE_LISTEN) {
+            forget_listener(ctx);
+            return 1;
+        }
         /* Only the first step out of the two states that count is the end; the ones after it,
          * and a handshake that fails, are not. */
         if (from != STATE_ESTABLISHED && from != STATE_CLOSE_WAIT)

@@ -129,12 +129,18 @@ int guard_setsockopt(struct bpf_sockopt *ctx)
 
 static __always_inline void key_of(struct bpf_sock_ops *ctx, struct drover_group_key *key)
 {
+    __u32 ip4 = ctx->local_ip4;
+    __u32 ip6 = ctx->local_ip6[0];
+
+    /* Both loaded, then chosen: clang would choose the address to load from, and the verifier
+     * rejects that ("dereference of modified ctx ptr"). */
+    asm volatile("" : "+r"(ip4), "+r"(ip6));
     key->family = ctx->family;
     key->port = ctx->local_port;
     if (key->family == DROVER_AF_INET) {
-        key->addr[0] = ctx->local_ip4;
+        key->addr[0] = ip4;
     } else {
-        key->addr[0] = ctx->local_ip6[0];
+        key->addr[0] = ip6;
         key->addr[1] = ctx->local_ip6[1];
         key->addr[2] = ctx->local_ip6[2];
         key->addr[3] = ctx->local_ip6[3];
