@@ -1,0 +1,169 @@
+# drover's build. `make help` lists the targets. Everything is built in build/ (or BUILD=folder).
+
+BUILD   ?= build
+PREFIX  ?= /usr/local
+DESTDIR ?=
+SAN     ?= 0
+V       ?= 0
+
+CLANG      ?= clang
+CXX        := g++
+CC         := gcc
+BPFTOOL    ?= $(firstword $(wildcard /usr/sbin/bpftool) bpftool)
+PKG_CONFIG ?= pkg-config
+VERSION    := 0.1.0
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.DEFAULT_GOAL := all
+
+ifeq ($(V),1)
+  Q :=
+  say = @:
+else
+  Q := @
+  say = @printf '  %-8s %s\n' $(1) $(2)
+endif
+
+# --- What is built from what --------------------------------------------------------------------
+
+BPF_SOURCES    := $(wildcard bpf/*.bpf.c)
+BPF_HEADERS    := $(wildcard bpf/*.bpf.h) include/drover/steer_abi.h
+SOURCES        := $(sort $(wildcard userspace/*/*.cc))
+UNIT_SOURCES   := $(sort $(wildcard tests/unit/*.cc))
+SYSTEM_SOURCES := $(sort $(wildcard tests/system/*.cc))
+SERVER_SOURCES := $(sort $(wildcard tests/servers/*.c))
+BENCH_SOURCES  := $(sort $(wildcard tests/bench/*.cc))
+
+BPF_OBJECTS    := $(BPF_SOURCES:%.c=$(BUILD)/%.o)
+OBJECTS        := $(SOURCES:%.cc=$(BUILD)/%.o)
+MAIN_OBJECT    := $(BUILD)/userspace/main.o
+UNIT_OBJECTS   := $(UNIT_SOURCES:%.cc=$(BUILD)/%.o)
+SYSTEM_OBJECTS := $(SYSTEM_SOURCES:%.cc=$(BUILD)/%.o)
+SERVERS        := $(SERVER_SOURCES:tests/servers/%.c=$(BUILD)/servers/%)
+BENCHES        := $(BENCH_SOURCES:tests/bench/%.cc=$(BUILD)/bench/%)
+SKELETON       := $(BUILD)/bpf/drover.skel.h
+
+PACKAGES := libbpf libelf zlib libsystemd fmt libcap-ng
+
+# --- Flags --------------------------------------------------------------------------------------
+
+OPTIMIZE  := -O2 -g
+WARNINGS  := -Wall -Wextra -Werror
+CPPFLAGS  += -Iuserspace -Iinclude -I$(BUILD) -DDROVER_VERSION='"$(VERSION)"' -D_GNU_SOURCE
+CXXFLAGS  += -std=c++20 $(OPTIMIZE) $(WARNINGS)
+CFLAGS    += -std=gnu11 $(OPTIMIZE) $(WARNINGS)
+BPF_CFLAGS := -g -O2 -target bpf -mcpu=v3 $(WARNINGS) -Iinclude -Ibpf \
+              -I/usr/include/$(shell $(CC) -print-multiarch 2>/dev/null)
+LDLIBS    := $(shell $(PKG_CONFIG) --libs $(PACKAGES) 2>/dev/null)
+ifeq ($(SAN),1)
+  CXXFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+  LDFLAGS  += -fsanitize=address,undefined
+endif
+
+# --- The usual targets --------------------------------------------------------------------------
+
+.PHONY: all
+all: $(BUILD)/drover $(SERVERS)  ## build drover and the demo server (the default)
+
+.PHONY: help
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo '  Variables: BUILD=folder SAN=1 (address and UB sanitizers) V=1 (show commands)'
+
+.PHONY: unit-test
+unit-test: $(BUILD)/unit-tests  ## build and run the unit tests
+	$(Q)$(BUILD)/unit-tests
+
+.PHONY: build-tests
+build-tests: all $(BUILD)/unit-tests $(BUILD)/system-tests  ## build all tests, run none
+
+.PHONY: test
+test: build-tests  ## unit and system tests (as root); scripts/test installs what they need first
+	$(Q)scripts/run-tests
+
+.PHONY: vm-test
+vm-test: build-tests  ## the adopt tests on Debian's 6.1 kernel, in a virtual machine
+	$(Q)scripts/vm-test
+
+.PHONY: bench
+bench: all $(BENCHES)  ## plain SO_REUSEPORT against drover's policies
+	$(Q)scripts/bench
+
+.PHONY: lint
+lint:  ## format, layer arrows, shell scripts
+	$(Q)scripts/lint
+
+.PHONY: install
+install: $(BUILD)/drover  ## install to $(DESTDIR)$(PREFIX)
+	install -D -m 0755 $(BUILD)/drover $(DESTDIR)$(PREFIX)/sbin/drover
+	install -D -m 0644 README.md $(DESTDIR)$(PREFIX)/share/doc/drover/README.md
+	install -D -m 0644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/drover/copyright
+
+.PHONY: clean
+clean:  ## remove build/
+	$(Q)rm -rf $(BUILD)
+
+# --- Dependencies: checked once, missing ones are named ------------------------------------------
+
+$(BUILD)/deps.ok: scripts/deps
+	@mkdir -p $(@D)
+	$(Q)scripts/deps build
+	@touch $@
+
+# A change of flags rebuilds everything.
+FLAGS_NOW := $(CXX) $(CXXFLAGS) $(CPPFLAGS) $(CFLAGS) $(BPF_CFLAGS) $(LDFLAGS)
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(subst ','\'',$(FLAGS_NOW))' | cmp -s - $@ || echo '$(subst ','\'',$(FLAGS_NOW))' > $@
+.PHONY: FORCE
+FORCE:
+
+# --- BPF: each program's object, linked into one, and its skeleton -------------------------------
+
+$(BUILD)/bpf/%.bpf.o: bpf/%.bpf.c $(BPF_HEADERS) $(BUILD)/flags | $(BUILD)/deps.ok
+	$(call say,BPF,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CLANG) $(BPF_CFLAGS) -c $< -o $@
+
+$(BUILD)/bpf/drover.o: $(BPF_OBJECTS)
+	$(call say,BPFLINK,$@)
+	$(Q)$(BPFTOOL) gen object $@ $^
+
+$(SKELETON): $(BUILD)/bpf/drover.o
+	$(call say,SKEL,$@)
+	$(Q)$(BPFTOOL) gen skeleton $< name drover_bpf > $@
+
+# --- C++ ----------------------------------------------------------------------------------------
+
+$(BUILD)/%.o: %.cc $(BUILD)/flags | $(SKELETON)
+	$(call say,CXX,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -c $< -o $@
+
+$(UNIT_OBJECTS): CPPFLAGS += -Ibpf
+
+$(BUILD)/drover: $(MAIN_OBJECT) $(OBJECTS)
+	$(call say,LINK,$@)
+	$(Q)$(CXX) $(LDFLAGS) $^ -o $@ $(LDLIBS)
+
+$(BUILD)/unit-tests: $(UNIT_OBJECTS) $(OBJECTS)
+	$(call say,LINK,$@)
+	$(Q)$(CXX) $(LDFLAGS) $^ -o $@ $(LDLIBS)
+
+$(BUILD)/system-tests: $(SYSTEM_OBJECTS)
+	$(call say,LINK,$@)
+	$(Q)$(CXX) $(LDFLAGS) $^ -o $@ $(LDLIBS)
+
+$(BUILD)/bench/%: tests/bench/%.cc $(BUILD)/flags | $(BUILD)/deps.ok
+	$(call say,CXX,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) $(LDFLAGS) $< -o $@ -lfmt
+
+# Small servers for tests, the demo and the bench: static, so that nothing can be preloaded.
+$(BUILD)/servers/%: tests/servers/%.c $(BUILD)/flags | $(BUILD)/deps.ok
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS) -static $< -o $@
+
+-include $(OBJECTS:.o=.d) $(MAIN_OBJECT:.o=.d) $(UNIT_OBJECTS:.o=.d) $(SYSTEM_OBJECTS:.o=.d)

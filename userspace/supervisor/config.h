@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: MIT
+//
+// What the user asked for. One table (option_table) is the source of the command line's options,
+// their help texts and, later, the TOML keys and the man page.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace drover::supervisor {
+
+using Duration = std::chrono::milliseconds;
+
+enum class Policy { hash, round_robin, least_conn };
+enum class Restart { always, on_failure, never };
+enum class Ready { listening, exec };
+
+// A port that the cluster shares. With an address its keeper stands before the first worker starts;
+// without one, from the first listen on.
+struct Port {
+    int number = 0;
+    std::string address;  // "", "0.0.0.0", "::1"
+};
+
+struct RestartLimit {
+    int count = 5;
+    Duration within{60'000};
+};
+
+struct Config {
+    std::string name;                  // empty: derived from the command
+    std::optional<int> workers;        // nothing: auto
+    std::vector<Port> ports;           // empty: every port that the workers bind
+    Policy policy = Policy::least_conn;
+    std::string user;                  // a name or a number; empty: as the master
+    std::string group;
+    std::string cwd;
+    std::vector<std::string> env;      // NAME=VALUE
+    std::vector<std::string> env_files;
+    std::optional<mode_t> umask;
+    std::optional<uint64_t> nofile;
+    int backlog = 0;                   // of the keepers; 0: the system's maximum
+    Ready ready = Ready::listening;
+    Duration ready_timeout{30'000};
+    Restart restart = Restart::always;
+    RestartLimit max_restarts;
+    Duration drain_timeout{10'000};
+    int stop_signal = 15;
+    Duration stop_timeout{10'000};
+    std::vector<std::string> command;  // program and arguments
+};
+
+struct Option {
+    std::string_view name;      // "drain-timeout"; the TOML key is the same with '_'
+    char letter;                // 'n' for -n; 0: none
+    std::string_view argument;  // "DURATION", for the help text
+    std::string_view initial;   // the default, as one would write it; "" where there is none
+    std::string_view help;      // one line
+    bool repeatable;
+    std::function<Result<void>(Config&, const std::string& value)> set;
+};
+
+// Every option of run and start, in the order of the help text.
+const std::vector<Option>& option_table();
+
+// Sets one option by name; the error names the option, the value and what is allowed.
+Result<void> set_option(Config& config, std::string_view name, const std::string& value);
+
+// Fills in what follows from the rest (the name from the command) and checks what needs more than
+// one option to be seen. Error code "usage".
+Result<Config> complete(Config config);
+
+// Parsers, pure. The errors say what was read and what is allowed.
+Result<Duration> parse_duration(std::string_view text);      // 500ms 10s 5m 24h
+Result<uint64_t> parse_size(std::string_view text);          // 512 10K 512M 2G, in bytes
+Result<int> parse_signal(std::string_view text);             // TERM SIGTERM 15
+Result<Port> parse_port(std::string_view text);              // 80, 127.0.0.1:80, [::]:80
+Result<RestartLimit> parse_restart_limit(std::string_view text);  // 5/60s
+Result<Policy> parse_policy(std::string_view text);
+Result<std::vector<std::string>> parse_env_file(std::string_view content);  // NAME=VALUE lines
+Result<void> check_name(std::string_view name);              // [a-z][a-z0-9_-]{0,31}
+std::string name_from_command(const std::vector<std::string>& command);  // node server.js → server
+const char* name_of(Policy policy);
+std::string signal_name(int number);  // 9 → "KILL"
+
+// The CPUs that this process may use: affinity and the cgroup's cpu.max; at least 1.
+int usable_cpus();
+
+}  // namespace drover::supervisor

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: MIT
+//
+// What the supervisor speaks of: the states of a worker, the events it reports, the status it shows.
+// Plain data. Their JSON forms are made in admin/schema.cc and nowhere else.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace drover::supervisor {
+
+using WorkerId = uint64_t;  // counts up from 1, never reused
+using WallTime = std::chrono::system_clock::time_point;
+
+enum class State { starting, online, listening, ready, draining, stopped, backoff, failed };
+const char* name_of(State state);
+
+enum class EventKind {
+    fork, online, listening, ready, message, disconnect, exit, state, stalled, rescued, recovered,
+    reload, scaled, conflict, restart_limit, error
+};
+const char* name_of(EventKind kind);  // as in VOCABULARY: restart_limit → "restart-limit"
+
+// Why a worker exited, as `exit.reason`.
+enum class ExitReason { crash, stopped, reload, recycle, memory, stalled, unhealthy, timeout, exec };
+const char* name_of(ExitReason reason);
+
+struct Exit {
+    std::optional<int> code;            // of exit()
+    std::optional<std::string> signal;  // "KILL", without SIG
+    ExitReason reason = ExitReason::crash;
+};
+
+struct WorkerRef {
+    WorkerId id = 0;
+    int instance = 0;
+    int slot = 0;
+    int pid = 0;
+    int generation = 1;
+};
+
+struct ListeningData {
+    std::string proto;  // "tcp"
+    std::string addr;   // "0.0.0.0", "::1"
+    int port = 0;
+};
+struct ExitData {
+    Exit exit;
+    std::chrono::milliseconds uptime{};
+};
+struct StateData {
+    State from{};
+    State to{};
+    std::string reason;  // may be empty
+};
+struct ErrorData {
+    std::string code;
+    std::string text;
+};
+struct ConflictData {
+    int port = 0;
+    int pid = 0;           // 0 where unknown
+    std::string command;   // of that pid
+    std::string text;      // the sentence
+};
+struct ScaledData {
+    int from = 0;
+    int to = 0;
+};
+struct RestartLimitData {
+    int restarts = 0;                   // failed starts counted
+    std::chrono::milliseconds within{};  // in this time
+};
+
+using EventData = std::variant<std::monostate, ListeningData, ExitData, StateData, ErrorData,
+                               ConflictData, ScaledData, RestartLimitData>;
+
+struct Event {
+    uint64_t seq = 0;
+    WallTime time;
+    EventKind kind{};
+    std::optional<WorkerRef> worker;
+    EventData data;
+};
+
+struct GroupStatus {
+    std::string proto = "tcp";
+    std::string addr;
+    int port = 0;
+    bool v6only = false;
+    std::vector<int> active;  // instances, sorted
+    uint64_t parked = 0;      // connections that wait in the keeper
+};
+
+struct WorkerStatus {
+    WorkerId id = 0;
+    int instance = 0;
+    std::optional<int> slot;
+    int generation = 1;
+    std::optional<int> pid;
+    State state{};
+    std::vector<std::string> flags;  // "held", "stalled", "unhealthy"
+    std::optional<std::string> reason;
+    std::optional<WallTime> retry_at;
+    std::optional<WallTime> started_at;
+    uint64_t restarts_total = 0;  // of this instance
+    uint64_t live = 0;
+    uint64_t queued = 0;
+    uint64_t accepted_total = 0;
+    int weight = 1;
+    uint64_t cpu_ms_total = 0;
+    uint64_t memory_bytes = 0;
+    std::optional<Exit> last_exit;  // of this instance's former worker
+};
+
+struct Decisions {
+    uint64_t picked = 0, fallback = 0, keeper = 0, dropped = 0, moved = 0, stray = 0;
+};
+
+struct Status {
+    std::string cluster;
+    int pid = 0;
+    std::string version;
+    std::string state;  // "running", "degraded", "stopping"
+    std::string policy;
+    int generation = 1;
+    int wanted = 0;
+    int ready = 0;
+    std::vector<GroupStatus> groups;
+    std::vector<WorkerStatus> workers;
+    Decisions decisions_total;
+    uint64_t corrections_total = 0;
+    uint64_t moved_total = 0;
+};
+
+}  // namespace drover::supervisor
