@@ -35,7 +35,8 @@ SYSTEM_SOURCES := $(sort $(wildcard tests/system/*.cc))
 SERVER_SOURCES := $(sort $(wildcard tests/servers/*.c))
 BENCH_SOURCES  := $(sort $(wildcard tests/bench/*.cc))
 
-BPF_OBJECTS    := $(BPF_SOURCES:%.c=$(BUILD)/%.o)
+# maps first: the linker wants a variable's definition before its declarations.
+BPF_OBJECTS    := $(patsubst %.c,$(BUILD)/%.o,bpf/maps.bpf.c $(filter-out bpf/maps.bpf.c,$(BPF_SOURCES)))
 OBJECTS        := $(SOURCES:%.cc=$(BUILD)/%.o)
 MAIN_OBJECT    := $(BUILD)/userspace/main.o
 UNIT_OBJECTS   := $(UNIT_SOURCES:%.cc=$(BUILD)/%.o)

@@ -51,7 +51,7 @@ static __always_inline struct drover_event *new_event(__u32 kind, const struct d
 /* The tag of the worker that is running now, or none where it is not one of ours. */
 static __always_inline struct drover_tag *current_tag(void)
 {
-    __u64 cgroup = bpf_get_current_ancestor_cgroup_id(config_worker_level);
+    __u64 cgroup = bpf_get_current_ancestor_cgroup_id(config.worker_level);
 
     return bpf_map_lookup_elem(&cgroup_tags, &cgroup);
 }
@@ -69,7 +69,7 @@ static __always_inline int share_port(struct bpf_sock_addr *ctx, __u16 family)
     if (port == 0) /* the kernel will choose: every worker has a port of its own */
         return ALLOW;
     flags = bpf_map_lookup_elem(&ports, &port);
-    if (config_named_ports_only && (!flags || !(*flags & DROVER_PORT_NAMED)))
+    if (config.named_ports_only && (!flags || !(*flags & DROVER_PORT_NAMED)))
         return ALLOW;
     tag = current_tag();
     if (!tag)

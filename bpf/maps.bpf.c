@@ -4,8 +4,7 @@
  */
 #include "maps.bpf.h"
 
-const volatile __u32 config_worker_level SEC(".rodata") = 0;
-const volatile __u32 config_named_ports_only SEC(".rodata") = 0;
+const volatile struct drover_config config SEC(".rodata") = {};
 
 __u32 policy SEC(".data.policy") = DROVER_POLICY_LEAST_CONN;
 struct drover_group groups[DROVER_MAX_GROUPS] SEC(".data.groups") = {};

@@ -14,12 +14,9 @@
 
 #include <drover/steer_abi.h>
 
-/* Configuration: set between open and load, read-only from then on. */
-
-/* Depth below the root of the cgroup hierarchy at which the workers' cgroups stand. */
-extern const volatile __u32 config_worker_level SEC(".rodata");
-/* 1: only ports in `ports` with DROVER_PORT_NAMED are shared (--port was given). */
-extern const volatile __u32 config_named_ports_only SEC(".rodata");
+/* Configuration: set between open and load, read-only from then on. One variable: bpftool 7.1 does
+ * not lay out several extern ones of a section ("Something is wrong for .rodata's variable"). */
+extern const volatile struct drover_config config SEC(".rodata");
 
 /* Run-time state. */
 

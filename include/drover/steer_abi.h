@@ -98,6 +98,11 @@ struct drover_tag {
     __u32 worker;
 };
 
+struct drover_config {
+    __u32 worker_level;     /* depth of the workers' cgroups below the root of the hierarchy */
+    __u32 named_ports_only; /* 1: only ports with DROVER_PORT_NAMED are shared (--port was given) */
+};
+
 struct drover_totals {
     __u64 events_lost_total; /* events that found the ring full */
     __u64 moves_total;       /* waiting connections that were moved */

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: MIT
+#include "base/paths.h"
+
+#include <cstdlib>
+
+#include "base/cgroup.h"
+
+namespace drover {
+
+namespace {
+
+std::string environment_or(const char* name, const std::string& otherwise) {
+    const char* value = std::getenv(name);
+    return value != nullptr && *value != '\0' ? value : otherwise;
+}
+
+}  // namespace
+
+Paths Paths::from_environment() {
+    Paths paths;
+    paths.run_root = environment_or("DROVER_RUN_DIR", "/run/drover");
+    paths.bpffs_root = environment_or("DROVER_BPFFS", "/sys/fs/bpf/drover");
+    auto mount = Cgroup::mount_point();
+    paths.cgroup_root = environment_or("DROVER_CGROUP", mount ? *mount + "/drover" : "");
+    return paths;
+}
+
+}  // namespace drover

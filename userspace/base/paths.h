@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT
+//
+// Where drover keeps things on a host, in one place. The three roots can be moved by environment
+// variables of the master (containers, tests); workers do not inherit them.
+//
+//     DROVER_RUN_DIR  /run/drover         NAME/{lock,control.sock,state.json}, ports/ (port locks)
+//     DROVER_CGROUP   <cgroup2>/drover    NAME/{keeper,logger,w1,w2,…}
+//     DROVER_BPFFS    /sys/fs/bpf/drover  NAME/: pinned links and maps
+#pragma once
+
+#include <string>
+
+#include "base/result.h"
+
+namespace drover {
+
+struct Paths {
+    std::string run_root;
+    std::string cgroup_root;  // empty where cgroup v2 is not mounted
+    std::string bpffs_root;
+
+    static Paths from_environment();
+
+    [[nodiscard]] std::string run(const std::string& cluster) const {
+        return run_root + "/" + cluster;
+    }
+    [[nodiscard]] std::string control_socket(const std::string& cluster) const {
+        return run(cluster) + "/control.sock";
+    }
+    [[nodiscard]] std::string port_locks() const { return run_root + "/ports"; }
+    [[nodiscard]] std::string cgroup(const std::string& cluster) const {
+        return cgroup_root + "/" + cluster;
+    }
+    [[nodiscard]] std::string bpffs(const std::string& cluster) const {
+        return bpffs_root + "/" + cluster;
+    }
+};
+
+}  // namespace drover

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+//
+// The master's side of the logger process, which reads what the workers print.
+//
+// The logger is the same binary, run as `drover logger` (hidden) with one end of a socket pair as
+// its fd 3. Over it come the read ends of the workers' pipes (SCM_RIGHTS), each with one JSON line
+// that names instance, worker and stream. It ends when the socket is at its end and every pipe is
+// too: so it outlives a killed master for as long as workers live and print.
+//
+// The master keeps a duplicate of each read end, so either may die without a worker's stdout
+// breaking: a logger that dies is started anew and given the duplicates.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/event_loop.h"
+#include "base/fd.h"
+#include "base/result.h"
+#include "worker/spawn.h"
+
+namespace drover::worker {
+
+class Output {
+  public:
+    // `cluster` for the prefix; `cgroup_fd` (lent, must stay open) is the logger's cgroup.
+    Output(EventLoop& loop, std::string cluster, int cgroup_fd);
+    ~Output();
+
+    // Starts the logger process. `restarted` is called with a sentence whenever a dead one had to
+    // be replaced.
+    Result<void> start(std::function<void(const std::string&)> restarted);
+
+    // The write ends for one worker's stdout and stderr; the read ends go to the logger.
+    struct Pipes {
+        Fd out;
+        Fd err;
+    };
+    Result<Pipes> add_worker(uint64_t worker_id, int instance);
+
+    // The worker is gone: its duplicates are closed. The logger reads the rest by itself.
+    void remove_worker(uint64_t worker_id);
+
+    [[nodiscard]] int pid() const;  // of the logger; 0 where none runs
+
+    // Lets go of the logger (closes the socket); it ends when it has read everything. `ended` is
+    // called when it has, or after `deadline`.
+    void finish(std::chrono::milliseconds deadline, std::function<void()> ended);
+
+  private:
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace drover::worker

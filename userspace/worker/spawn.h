@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT
+//
+// Starts one process of a command: in its own session and cgroup, with exactly the environment and
+// the file descriptors that it is meant to have.
+//
+// Told apart: "the process could not be made" (the Result), "the program could not be executed"
+// (exec_status), and "the program ended" (pidfd).
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+
+namespace drover::worker {
+
+// Who a worker runs as.
+struct Identity {
+    uid_t uid = 0;
+    gid_t gid = 0;
+    std::vector<gid_t> groups;  // supplementary
+    std::string home;           // for HOME, USER, LOGNAME, SHELL where the user changes
+    std::string name;
+    std::string shell;
+};
+
+// Looks up --user and --group (names or numbers). Both empty: nothing, workers run as the master.
+// Error code "usage" names what does not exist.
+Result<std::optional<Identity>> find_identity(const std::string& user, const std::string& group);
+
+struct SpawnRequest {
+    std::vector<std::string> command;      // program (searched in PATH of `environment`) and arguments
+    std::vector<std::string> environment;  // complete, NAME=VALUE
+    std::string cwd;                       // empty: the master's
+    std::optional<Identity> identity;      // with a non-root uid also no_new_privs
+    std::optional<mode_t> umask;
+    std::optional<uint64_t> nofile;  // RLIMIT_NOFILE, soft and hard
+    int cgroup_fd = -1;              // folder of the worker's cgroup; lent
+    int stdout_fd = -1;              // become 1 and 2; lent. stdin is /dev/null
+    int stderr_fd = -1;
+};
+
+struct Process {
+    int pid = 0;
+    Fd pidfd;        // readable when the process has ended; then reap() it
+    Fd exec_status;  // readable: end of file when exec succeeded, else read_exec_failure() tells
+};
+
+// Forks by clone3 straight into the cgroup (CLONE_INTO_CGROUP), with setsid, default signal
+// dispositions, an empty signal mask, and no inherited fd but 0, 1, 2. Does not wait for exec.
+Result<Process> spawn(const SpawnRequest& request);
+
+// What exec_status says: nothing when exec succeeded (end of file), else the error, with code
+// "exec" and a sentence that names the program and what to do. Where the program is not found in
+// the PATH and SUDO_USER's login PATH may differ, it says that sudo replaced the PATH, and advises
+// an absolute path. `request` is what was spawned.
+std::optional<Error> read_exec_failure(int exec_status_fd, const SpawnRequest& request);
+
+// How the process ended, without blocking. Nothing while it lives.
+struct Ended {
+    std::optional<int> code;    // of exit()
+    std::optional<int> signal;  // its number
+};
+std::optional<Ended> reap(int pidfd);
+
+// The environment of a worker: the master's less SUDO_*, LISTEN_*, NOTIFY_SOCKET, NODE_CHANNEL_*,
+// NODE_UNIQUE_ID and DROVER_*; then HOME, USER, LOGNAME, SHELL of the identity; then `extra`
+// (NAME=VALUE: --env-file, --env and drover's own, later ones win). Pure.
+std::vector<std::string> worker_environment(const std::vector<std::string>& inherited,
+                                            const std::optional<Identity>& identity,
+                                            const std::vector<std::string>& extra);
+
+}  // namespace drover::worker
