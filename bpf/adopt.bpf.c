@@ -56,9 +56,9 @@ static __always_inline struct drover_tag *current_tag(void)
     return bpf_map_lookup_elem(&cgroup_tags, &cgroup);
 }
 
-static __always_inline int share_port(struct bpf_sock_addr *ctx, __u16 family)
+static __always_inline int share_port(struct bpf_sock_addr *ctx, const struct drover_group_key *at)
 {
-    __u32 port = bpf_ntohs((__u16)ctx->user_port);
+    __u32 port = at->port;
     struct drover_tag *tag;
     struct drover_event *event;
     __u32 *flags;
@@ -80,8 +80,7 @@ static __always_inline int share_port(struct bpf_sock_addr *ctx, __u16 family)
     if (!flags || !(*flags & DROVER_PORT_OWNED)) {
         event = new_event(DROVER_EVENT_BIND, tag);
         if (event) {
-            event->key.port = port;
-            event->key.family = family;
+            event->key = *at;
             bpf_ringbuf_submit(event, 0);
         }
     }
@@ -91,13 +90,25 @@ static __always_inline int share_port(struct bpf_sock_addr *ctx, __u16 family)
 SEC("cgroup/bind4")
 int bind4(struct bpf_sock_addr *ctx)
 {
-    return share_port(ctx, DROVER_AF_INET);
+    struct drover_group_key at = {
+        .addr = {ctx->user_ip4},
+        .port = bpf_ntohs((__u16)ctx->user_port),
+        .family = DROVER_AF_INET,
+    };
+
+    return share_port(ctx, &at);
 }
 
 SEC("cgroup/bind6")
 int bind6(struct bpf_sock_addr *ctx)
 {
-    return share_port(ctx, DROVER_AF_INET6);
+    struct drover_group_key at = {
+        .addr = {ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]},
+        .port = bpf_ntohs((__u16)ctx->user_port),
+        .family = DROVER_AF_INET6,
+    };
+
+    return share_port(ctx, &at);
 }
 
 SEC("cgroup/setsockopt")

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: MIT
+#include "admin/schema.h"
+
+#include <fmt/format.h>
+
+#include <climits>
+#include <ctime>
+
+namespace drover::admin {
+
+using namespace supervisor;
+
+namespace {
+
+constexpr int kVersion = 1;
+
+template <class T>
+Json or_null(const std::optional<T>& value) {
+    return value ? Json(*value) : Json(nullptr);
+}
+
+Json or_null(const std::optional<WallTime>& time) {
+    return time ? Json(format_time(*time)) : Json(nullptr);
+}
+
+Json or_null(const std::string& text) {
+    return text.empty() ? Json(nullptr) : Json(text);
+}
+
+Json to_json(const GroupStatus& group) {
+    return {{"proto", group.proto},   {"addr", group.addr},     {"port", group.port},
+            {"v6only", group.v6only}, {"active", group.active}, {"parked", group.parked}};
+}
+
+Json to_json(const Exit& exit) {
+    return {{"code", or_null(exit.code)},
+            {"signal", or_null(exit.signal)},
+            {"reason", name_of(exit.reason)}};
+}
+
+Json to_json(const WorkerStatus& worker) {
+    return {{"id", worker.id},
+            {"instance", worker.instance},
+            {"slot", or_null(worker.slot)},
+            {"generation", worker.generation},
+            {"pid", or_null(worker.pid)},
+            {"state", name_of(worker.state)},
+            {"flags", worker.flags},
+            {"reason", or_null(worker.reason)},
+            {"retry_at", or_null(worker.retry_at)},
+            {"started_at", or_null(worker.started_at)},
+            {"restarts_total", worker.restarts_total},
+            {"live", worker.live},
+            {"queued", worker.queued},
+            {"accepted_total", worker.accepted_total},
+            {"weight", worker.weight},
+            {"cpu_ms_total", worker.cpu_ms_total},
+            {"memory_bytes", worker.memory_bytes},
+            {"last_exit", worker.last_exit ? to_json(*worker.last_exit) : Json(nullptr)}};
+}
+
+Json to_json(const Decisions& decisions) {
+    return {{"picked", decisions.picked},
+            {"fallback", decisions.fallback},
+            {"keeper", decisions.keeper},
+            {"dropped", decisions.dropped}};
+}
+
+Json to_json(const WorkerRef& worker) {
+    return {{"id", worker.id},
+            {"instance", worker.instance},
+            {"slot", worker.slot},
+            {"pid", worker.pid},
+            {"generation", worker.generation}};
+}
+
+template <class T>
+Json list(const std::vector<T>& items) {
+    Json out = Json::array();
+    for (const auto& item : items) out.push_back(to_json(item));
+    return out;
+}
+
+// The data of an event: one overload a kind.
+Json data_of(const std::monostate&) {
+    return Json::object();
+}
+
+Json data_of(const ListeningData& data) {
+    return {{"proto", data.proto}, {"addr", data.addr}, {"port", data.port}};
+}
+
+Json data_of(const ExitData& data) {
+    return {{"code", or_null(data.exit.code)},
+            {"signal", or_null(data.exit.signal)},
+            {"uptime_ms", data.uptime.count()},
+            {"reason", name_of(data.exit.reason)}};
+}
+
+Json data_of(const StateData& data) {
+    return {
+        {"from", name_of(data.from)}, {"to", name_of(data.to)}, {"reason", or_null(data.reason)}};
+}
+
+Json data_of(const ErrorData& data) {
+    return {{"code", data.code}, {"text", data.text}};
+}
+
+Json data_of(const ConflictData& data) {
+    return {{"port", data.port},
+            {"pid", data.pid != 0 ? Json(data.pid) : Json(nullptr)},
+            {"command", or_null(data.command)},
+            {"text", data.text}};
+}
+
+Json data_of(const ScaledData& data) {
+    return {{"from", data.from}, {"to", data.to}};
+}
+
+Json data_of(const RestartLimitData& data) {
+    return {{"restarts", data.restarts}, {"within_ms", data.within.count()}};
+}
+
+// Whether arrays and objects lie in each other deeper than allowed. Looked at before the parser is
+// let loose, for its memory grows with the depth. Brackets within strings do not count.
+bool is_too_deep(std::string_view text) {
+    int depth = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < text.size(); ++i) {
+        char c = text[i];
+        if (in_string) {
+            if (c == '\\') ++i;
+            if (c == '"') in_string = false;
+            continue;
+        }
+        if (c == '"') in_string = true;
+        if (c == '[' || c == '{') ++depth;
+        if (c == ']' || c == '}') --depth;
+        if (depth > kMaxRequestDepth) return true;
+    }
+    return false;
+}
+
+tl::unexpected<Error> bad_request(std::string text) {
+    return fail("bad-request", std::move(text));
+}
+tl::unexpected<Error> bad_value(std::string text) {
+    return fail("bad-value", std::move(text));
+}
+
+// The member of that name; null where it is absent.
+const Json& member(const Json& object, const char* name) {
+    static const Json kAbsent = nullptr;
+    auto found = object.find(name);
+    return found == object.end() ? kAbsent : *found;
+}
+
+// An integer from `least` to `most`; nothing for whatever else.
+std::optional<int64_t> integer(const Json& json, int64_t least, int64_t most) {
+    if (!json.is_number_integer()) return std::nullopt;
+    if (json.is_number_unsigned() && json.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX))
+        return std::nullopt;
+    auto value = json.get<int64_t>();
+    if (value < least || value > most) return std::nullopt;
+    return value;
+}
+
+}  // namespace
+
+std::string format_time(WallTime time) {
+    auto since_epoch = time.time_since_epoch();
+    auto milliseconds = std::chrono::floor<std::chrono::milliseconds>(since_epoch);
+    auto seconds = std::chrono::floor<std::chrono::seconds>(milliseconds);
+    std::time_t clock = seconds.count();
+    std::tm utc{};
+    ::gmtime_r(&clock, &utc);
+    return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", utc.tm_year + 1900,
+                       utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec,
+                       (milliseconds - seconds).count());
+}
+
+Json to_json(const Status& status) {
+    return {{"v", kVersion},
+            {"cluster", status.cluster},
+            {"pid", status.pid},
+            {"version", status.version},
+            {"state", status.state},
+            {"policy", status.policy},
+            {"generation", status.generation},
+            {"wanted", status.wanted},
+            {"ready", status.ready},
+            {"groups", list(status.groups)},
+            {"workers", list(status.workers)},
+            {"decisions_total", to_json(status.decisions_total)},
+            {"corrections_total", status.corrections_total},
+            {"moved_total", status.moved_total}};
+}
+
+Json to_json(const Event& event, const std::string& cluster) {
+    return {{"v", kVersion},
+            {"seq", event.seq},
+            {"time", format_time(event.time)},
+            {"cluster", cluster},
+            {"event", name_of(event.kind)},
+            {"worker", event.worker ? to_json(*event.worker) : Json(nullptr)},
+            {"data", std::visit([](const auto& data) { return data_of(data); }, event.data)}};
+}
+
+std::string to_line(const Json& json) {
+    return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+Json reply_ok(int64_t id, Json data) {
+    Json reply = {{"id", id}, {"ok", true}};
+    reply["data"] = std::move(data);
+    return reply;
+}
+
+Json reply_error(std::optional<int64_t> id, const Error& error) {
+    return {{"id", or_null(id)},
+            {"ok", false},
+            {"error", {{"code", error.code}, {"text", error.text}}}};
+}
+
+Result<Request> parse_request(std::string_view line) {
+    if (line.size() > kMaxRequestBytes) return bad_request("a request is at most 1 MiB long");
+    // The parser takes a NUL for the end of its input and would pass over what follows.
+    if (line.find('\0') != std::string_view::npos) return bad_request("a request has no NUL byte");
+    if (is_too_deep(line))
+        return bad_request(fmt::format("a request nests at most {} levels", kMaxRequestDepth));
+    Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (json.is_discarded())
+        return bad_request("a request is one JSON value in UTF-8, in one line");
+    if (!json.is_object()) return bad_request("a request is a JSON object");
+    if (!integer(member(json, "v"), kVersion, kVersion))
+        return bad_request(fmt::format("\"v\" must be {}", kVersion));
+
+    auto id = integer(member(json, "id"), INT64_MIN, INT64_MAX);
+    if (!id) return bad_request("\"id\" must be an integer of 64 bits");
+    const Json& verb = member(json, "verb");
+    if (!verb.is_string() || verb.get_ref<const std::string&>().empty())
+        return bad_request("\"verb\" must be a string that is not empty");
+    const Json& args = member(json, "args");
+    if (!args.is_object() && !args.is_null()) return bad_request("\"args\" must be an object");
+    return Request{*id, verb.get<std::string>(), args.is_null() ? Json::object() : args};
+}
+
+Result<std::optional<WorkerId>> optional_worker(const Json& args) {
+    const Json& json = member(args, "worker");
+    if (json.is_null()) return std::nullopt;
+    auto id = integer(json, 1, INT64_MAX);
+    if (!id) return bad_value("\"worker\" must be the id of a worker: 1 or above");
+    return static_cast<WorkerId>(*id);
+}
+
+Result<WorkerId> required_worker(const Json& args) {
+    auto worker = optional_worker(args);
+    if (!worker) return tl::unexpected(worker.error());
+    if (!*worker) return bad_value("\"worker\" is missing: the id of the worker that is meant");
+    return **worker;
+}
+
+Result<int> worker_count(const Json& args) {
+    auto count = integer(member(args, "n"), 0, INT_MAX);
+    if (!count) return bad_value("\"n\" must be the wanted number of workers");
+    return static_cast<int>(*count);
+}
+
+Result<int> signal_number(const Json& args) {
+    const Json& json = member(args, "signal");
+    auto number = integer(json, 1, INT_MAX);
+    if (!number && !json.is_string())
+        return bad_value("\"signal\" must be a signal's name or number, such as \"HUP\"");
+    auto signal = parse_signal(number ? std::to_string(*number) : json.get<std::string>());
+    if (!signal) return bad_value(signal.error().text);
+    return *signal;
+}
+
+Result<Policy> policy(const Json& args) {
+    const Json& json = member(args, "policy");
+    if (!json.is_string()) return bad_value("\"policy\" must be the name of a policy");
+    auto policy = parse_policy(json.get_ref<const std::string&>());
+    if (!policy) return bad_value(policy.error().text);
+    return *policy;
+}
+
+Result<bool> follow(const Json& args) {
+    const Json& json = member(args, "follow");
+    if (json.is_null()) return false;
+    if (!json.is_boolean()) return bad_value("\"follow\" must be true or false");
+    return json.get<bool>();
+}
+
+}  // namespace drover::admin

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: MIT
+//
+// The kernel's own list of TCP sockets in this network namespace, by sock_diag: the truth that
+// counts, queues and the ownership of ports are checked against.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "steer/endpoint.h"
+
+namespace drover::steer {
+
+struct Socket {
+    Endpoint local;
+    uint64_t cookie = 0;
+    uint64_t cgroup_id = 0;  // of the process that made it (a connection: its listener)
+    uint32_t inode = 0;
+    uint32_t uid = 0;
+    uint32_t queued = 0;  // listeners: connections that wait for accept()
+    bool v6only = false;
+};
+
+// States, as bits: 1 << TCP_ESTABLISHED and so on.
+constexpr uint32_t kListening = 1u << 10;
+constexpr uint32_t kLive = (1u << 1) | (1u << 8);  // ESTABLISHED, CLOSE_WAIT
+
+// All TCP sockets in the given states, IPv4 and IPv6.
+Result<std::vector<Socket>> list_sockets(uint32_t states);
+
+// Who has a socket open: the first process found in /proc that has the inode.
+struct Owner {
+    int pid = 0;          // 0: none found
+    std::string command;  // its command line, shortened; of "?" where unknown
+};
+Owner find_owner(uint32_t inode);
+
+}  // namespace drover::steer

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT
+#include "steer/ports.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+
+#include "steer/diag.h"
+
+namespace drover::steer {
+
+namespace {
+
+bool is_unspecified(const Endpoint& endpoint) {
+    return std::ranges::all_of(endpoint.key.addr, [](uint32_t word) { return word == 0; });
+}
+
+// The lock's name: ports of different network namespaces are different ports.
+std::string lock_path(const std::string& folder, int port) {
+    struct stat info {};
+    ::stat("/proc/self/ns/net", &info);
+    return fmt::format("{}/{}-tcp-{}", folder, info.st_ino, port);
+}
+
+}  // namespace
+
+bool overlaps(const Endpoint& a, const Endpoint& b) {
+    if (a.port() != b.port()) return false;
+    if (a.family() == b.family())
+        return is_unspecified(a) || is_unspecified(b) ||
+               std::equal(std::begin(a.key.addr), std::end(a.key.addr), std::begin(b.key.addr));
+    // [::] takes IPv4 connections too, unless it is v6-only.
+    return is_unspecified(a.family() == DROVER_AF_INET6 ? a : b);
+}
+
+PortOwnership::PortOwnership(std::string folder, std::string cluster)
+    : folder_(std::move(folder)), cluster_(std::move(cluster)) {}
+
+// Unlinked while still locked: whoever waits for the old file finds that it is not the one in the
+// folder any more (see lock).
+PortOwnership::~PortOwnership() {
+    for (const auto& [port, lock] : locks_) ::unlink(lock_path(folder_, port).c_str());
+    ::rmdir(folder_.c_str());
+}
+
+tl::expected<void, Conflict> PortOwnership::lock(int port) {
+    if (owns(port)) return {};
+    std::string path = lock_path(folder_, port);
+    while (true) {
+        std::error_code ignored;
+        std::filesystem::create_directories(folder_, ignored);
+        Fd file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+        // Another cluster that ended may just have removed the folder.
+        if (!file.is_open() && errno == ENOENT) continue;
+        if (!file.is_open()) {
+            std::string text = fmt::format("cannot lock port {} with {}: {}", port, path,
+                                           std::strerror(errno));
+            return tl::unexpected(Conflict{port, 0, "", text});
+        }
+        if (::flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
+            std::array<char, 128> content{};
+            [[maybe_unused]] auto size =
+                ::pread(file.get(), content.data(), content.size() - 1, 0);
+            std::string who = content.data();
+            int pid = std::atoi(who.c_str());
+            auto space = who.find(' ');
+            std::string name = space == std::string::npos ? "?" : who.substr(space + 1);
+            std::string text = fmt::format(
+                "port {} belongs to the cluster \"{}\" (pid {}, command \"drover run\"): stop it "
+                "with \"drover stop {}\", or use another port",
+                port, name, pid, name);
+            return tl::unexpected(Conflict{port, pid, "drover run", text});
+        }
+        struct stat held {}, present {};
+        ::fstat(file.get(), &held);
+        // The former owner removed the file between our open and our lock: take the new one.
+        if (::stat(path.c_str(), &present) != 0 || held.st_ino != present.st_ino) continue;
+        std::string content = fmt::format("{} {}", ::getpid(), cluster_);
+        [[maybe_unused]] int cut = ::ftruncate(file.get(), 0);
+        [[maybe_unused]] auto written = ::pwrite(file.get(), content.data(), content.size(), 0);
+        locks_[port] = std::move(file);
+        return {};
+    }
+}
+
+tl::expected<void, Conflict> PortOwnership::claim(
+    const Endpoint& at, const std::function<bool(uint64_t cgroup_id)>& is_ours) {
+    bool owned_before = owns(at.port());
+    if (auto locked = lock(at.port()); !locked) return locked;
+    auto listeners = list_sockets(kListening);
+    if (!listeners) return {};  // no sock_diag: the lock alone protects, and doctor says so
+    for (const Socket& listener : *listeners) {
+        if (!overlaps(at, listener.local) || is_ours(listener.cgroup_id)) continue;
+        if (listener.v6only && at.family() == DROVER_AF_INET) continue;
+        Owner owner = find_owner(listener.inode);
+        if (!owned_before) {
+            ::unlink(lock_path(folder_, at.port()).c_str());
+            locks_.erase(at.port());
+        }
+        std::string text = fmt::format(
+            "port {} is taken: pid {} (\"{}\") listens on {}: stop it, or use another port",
+            at.port(), owner.pid, owner.command, listener.local.text());
+        return tl::unexpected(Conflict{at.port(), owner.pid, owner.command, text});
+    }
+    return {};
+}
+
+}  // namespace drover::steer

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+//
+// Who owns a port. A port belongs to one cluster per network namespace.
+//
+// Two things protect it, because a second server of the same user would join the reuseport group
+// silently: a lock file per port (against other clusters that are starting) and a look at the
+// kernel's listeners (against everything else, clusters whose master has died included).
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "steer/endpoint.h"
+
+namespace drover::steer {
+
+struct Conflict {
+    int port = 0;
+    int pid = 0;          // 0 where unknown
+    std::string command;  // of that pid
+    std::string text;     // the sentence: port, pid, command, what to do
+};
+
+class PortOwnership {
+  public:
+    // Locks are files in `folder`, which is made when needed; they name `cluster`.
+    PortOwnership(std::string folder, std::string cluster);
+    ~PortOwnership();
+
+    // Makes the port ours. Listeners whose cgroup `is_ours` do not count against it; others do where
+    // their address overlaps `at` (an unspecified address overlaps all).
+    tl::expected<void, Conflict> claim(const Endpoint& at,
+                                       const std::function<bool(uint64_t cgroup_id)>& is_ours);
+    [[nodiscard]] bool owns(int port) const { return locks_.contains(port); }
+
+  private:
+    tl::expected<void, Conflict> lock(int port);
+
+    std::string folder_;
+    std::string cluster_;
+    std::map<int, Fd> locks_;
+};
+
+// True where a listener at `b` would get connections meant for one at `a`. Pure.
+bool overlaps(const Endpoint& a, const Endpoint& b);
+
+}  // namespace drover::steer

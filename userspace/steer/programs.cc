@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: MIT
+#include "steer/programs.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/magic.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+
+#include "bpf/drover.skel.h"
+
+namespace drover::steer {
+
+namespace fs = std::filesystem;
+
+struct Programs::Impl {
+    struct Close {
+        void operator()(drover_bpf* skeleton) const { drover_bpf::destroy(skeleton); }
+        void operator()(ring_buffer* ring) const { ring_buffer__free(ring); }
+    };
+    std::unique_ptr<drover_bpf, Close> skeleton;
+    std::unique_ptr<ring_buffer, Close> events;
+    std::function<void(const drover_event&)> on_event;
+    std::string pin_folder;
+};
+
+namespace {
+
+// What libbpf and the verifier said while loading; only the end of it is of use to a person.
+std::string* load_log = nullptr;
+
+int keep_log(libbpf_print_level level, const char* format, va_list arguments) {
+    if (level == LIBBPF_DEBUG || load_log == nullptr) return 0;
+    std::array<char, 4096> line{};
+    std::vsnprintf(line.data(), line.size(), format, arguments);
+    *load_log += line.data();
+    return 0;
+}
+
+std::string last_lines(const std::string& text, int count) {
+    size_t begin = text.size();
+    while (begin > 0 && count >= 0)
+        if (text[--begin] == '\n') count--;
+    return begin == 0 ? text : text.substr(begin + 1);
+}
+
+Result<void> attach(bpf_program* program, bpf_link*& link, int cgroup, const std::string& pin) {
+    link = bpf_program__attach_cgroup(program, cgroup);
+    if (link == nullptr)
+        return fail_errno(errno, fmt::format("attach the BPF program {} to the cluster's cgroup",
+                                             bpf_program__name(program)));
+    if (bpf_link__pin(link, pin.c_str()) != 0)
+        return fail_errno(errno, fmt::format("pin {}", pin));
+    return {};
+}
+
+}  // namespace
+
+Programs::Programs(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Programs::~Programs() = default;
+
+Result<std::unique_ptr<Programs>> Programs::load(
+    const Cgroup& cluster, const std::string& pin_folder, const drover_config& config,
+    std::function<void(const drover_event&)> on_event) {
+    auto impl = std::make_unique<Impl>();
+    impl->on_event = std::move(on_event);
+    impl->pin_folder = pin_folder;
+
+    std::string log;
+    load_log = &log;
+    libbpf_set_print(keep_log);
+    impl->skeleton.reset(drover_bpf::open());
+    int failed = impl->skeleton ? 0 : errno;
+    if (!failed) {
+        const_cast<drover_config&>(
+            const_cast<const drover_config&>(impl->skeleton->rodata->config)) = config;
+        failed = -drover_bpf::load(impl->skeleton.get());
+    }
+    load_log = nullptr;
+    if (failed) {
+        auto error = fail_errno(failed, "load the BPF programs");
+        error.value().code = "bpf";
+        error.value().text += "\n" + last_lines(log, 12);
+        return error;
+    }
+
+    std::error_code ignored;
+    fs::create_directories(pin_folder, ignored);
+    fs::permissions(pin_folder, fs::perms::owner_all, ignored);
+    auto& programs = impl->skeleton->progs;
+    auto& links = impl->skeleton->links;
+    struct {
+        bpf_program* program;
+        bpf_link** link;
+        const char* name;
+    } hooks[] = {{programs.bind4, &links.bind4, "link_bind4"},
+                 {programs.bind6, &links.bind6, "link_bind6"},
+                 {programs.guard_setsockopt, &links.guard_setsockopt, "link_guard_setsockopt"},
+                 {programs.account, &links.account, "link_account"}};
+    for (auto& hook : hooks) {
+        auto attached =
+            attach(hook.program, *hook.link, cluster.fd(), pin_folder + "/" + hook.name);
+        if (!attached) return tl::unexpected(attached.error());
+    }
+    if (bpf_object__pin_maps(impl->skeleton->obj, pin_folder.c_str()) != 0)
+        return fail_errno(errno, fmt::format("pin the BPF maps in {}", pin_folder));
+    if (bpf_program__pin(programs.steer, (pin_folder + "/program_steer").c_str()) != 0)
+        return fail_errno(errno, fmt::format("pin the steering program in {}", pin_folder));
+
+    auto sample = [](void* context, void* data, size_t size) {
+        auto* self = static_cast<Impl*>(context);
+        if (size >= sizeof(drover_event)) self->on_event(*static_cast<drover_event*>(data));
+        return 0;
+    };
+    impl->events.reset(ring_buffer__new(bpf_map__fd(impl->skeleton->maps.events), sample,
+                                        impl.get(), nullptr));
+    if (!impl->events) return fail_errno(errno, "open the ring of BPF events");
+    for (uint32_t index = 0; index < DROVER_MAX_GROUPS; index++)
+        bpf_map_update_elem(bpf_map__fd(impl->skeleton->maps.free_groups), nullptr, &index, 0);
+    return std::unique_ptr<Programs>(new Programs(std::move(impl)));
+}
+
+std::span<drover_group, DROVER_MAX_GROUPS> Programs::groups() {
+    return impl_->skeleton->data_groups->groups;
+}
+
+std::span<drover_slot, DROVER_MAX_SLOTS> Programs::slots() {
+    return impl_->skeleton->data_slots->slots;
+}
+
+const drover_totals& Programs::totals() const { return impl_->skeleton->data_totals->totals; }
+
+void Programs::set_policy(drover_policy policy) { impl_->skeleton->data_policy->policy = policy; }
+
+Result<void> Programs::attach_steering(int socket) {
+    int program = bpf_program__fd(impl_->skeleton->progs.steer);
+    if (::setsockopt(socket, SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF, &program, sizeof(program)) != 0)
+        return fail_errno(errno, "attach the steering program to the port");
+    return {};
+}
+
+void Programs::tag_cgroup(uint64_t cgroup_id, drover_tag tag) {
+    bpf_map_update_elem(bpf_map__fd(impl_->skeleton->maps.cgroup_tags), &cgroup_id, &tag, BPF_ANY);
+}
+
+void Programs::untag_cgroup(uint64_t cgroup_id) {
+    bpf_map_delete_elem(bpf_map__fd(impl_->skeleton->maps.cgroup_tags), &cgroup_id);
+}
+
+void Programs::set_port(int port, uint32_t flags) {
+    auto key = static_cast<uint32_t>(port);
+    bpf_map_update_elem(bpf_map__fd(impl_->skeleton->maps.ports), &key, &flags, BPF_ANY);
+}
+
+uint32_t Programs::port_flags(int port) const {
+    auto key = static_cast<uint32_t>(port);
+    uint32_t flags = 0;
+    bpf_map_lookup_elem(bpf_map__fd(impl_->skeleton->maps.ports), &key, &flags);
+    return flags;
+}
+
+std::optional<uint32_t> Programs::group_index(const Endpoint& endpoint) const {
+    uint32_t index = 0;
+    if (bpf_map_lookup_elem(bpf_map__fd(impl_->skeleton->maps.group_index), &endpoint.key,
+                            &index) != 0)
+        return std::nullopt;
+    return index;
+}
+
+Result<uint32_t> Programs::make_group(const Endpoint& endpoint) {
+    if (auto known = group_index(endpoint)) return *known;
+    uint32_t index = 0;
+    int free_groups = bpf_map__fd(impl_->skeleton->maps.free_groups);
+    if (bpf_map_lookup_and_delete_elem(free_groups, nullptr, &index) != 0)
+        return fail("no-group", fmt::format("more than {} addresses and ports", DROVER_MAX_GROUPS));
+    int map = bpf_map__fd(impl_->skeleton->maps.group_index);
+    if (bpf_map_update_elem(map, &endpoint.key, &index, BPF_NOEXIST) != 0)
+        return fail_errno(errno, fmt::format("enter the group of {}", endpoint.text()));
+    return index;
+}
+
+void Programs::drop_group(const Endpoint& endpoint, uint32_t index) {
+    int map = bpf_map__fd(impl_->skeleton->maps.group_index);
+    if (bpf_map_delete_elem(map, &endpoint.key) != 0) return;
+    bpf_map_update_elem(bpf_map__fd(impl_->skeleton->maps.free_groups), nullptr, &index, 0);
+}
+
+uint64_t Programs::listener_cookie(uint32_t group, uint32_t slot) const {
+    uint32_t index = DROVER_LISTENER_INDEX(group, slot);
+    uint64_t cookie = 0;
+    bpf_map_lookup_elem(bpf_map__fd(impl_->skeleton->maps.listeners), &index, &cookie);
+    return cookie;
+}
+
+Result<void> Programs::put_listener(uint32_t group, uint32_t slot, int socket) {
+    uint32_t index = DROVER_LISTENER_INDEX(group, slot);
+    auto value = static_cast<uint64_t>(socket);
+    int map = bpf_map__fd(impl_->skeleton->maps.listeners);
+    if (bpf_map_update_elem(map, &index, &value, BPF_ANY) != 0)
+        return fail_errno(errno, "put a listener into its slot");
+    return {};
+}
+
+void Programs::forget_listener(uint64_t cookie) {
+    bpf_map_delete_elem(bpf_map__fd(impl_->skeleton->maps.listener_tags), &cookie);
+}
+
+std::vector<uint64_t> Programs::decisions(uint32_t group) const {
+    static const int cpus = libbpf_num_possible_cpus();
+    std::vector<uint64_t> totals(DROVER_REASON_COUNT);
+    std::vector<uint64_t> per_cpu(static_cast<size_t>(cpus > 0 ? cpus : 1));
+    for (uint32_t reason = 0; reason < DROVER_REASON_COUNT; reason++) {
+        uint32_t index = group * DROVER_REASON_COUNT + reason;
+        int map = bpf_map__fd(impl_->skeleton->maps.decisions);
+        if (bpf_map_lookup_elem(map, &index, per_cpu.data()) != 0) continue;
+        for (uint64_t count : per_cpu) totals[reason] += count;
+    }
+    return totals;
+}
+
+std::vector<Programs::Moved> Programs::moved() const {
+    std::vector<Moved> all;
+    int map = bpf_map__fd(impl_->skeleton->maps.moved);
+    uint64_t cookie = 0;
+    const uint64_t* previous = nullptr;
+    // Entries may vanish meanwhile and the walk begin again: bounded by the map's size.
+    for (int i = 0; i < 65536 && bpf_map_get_next_key(map, previous, &cookie) == 0; i++) {
+        drover_tag tag{};
+        if (bpf_map_lookup_elem(map, &cookie, &tag) == 0) all.push_back({cookie, tag});
+        previous = &cookie;
+    }
+    return all;
+}
+
+int Programs::events_fd() const { return ring_buffer__epoll_fd(impl_->events.get()); }
+
+void Programs::consume_events() { ring_buffer__consume(impl_->events.get()); }
+
+void Programs::unpin() { (void)remove_pins(impl_->pin_folder); }
+
+Result<void> remove_pins(const std::string& pin_folder) {
+    std::error_code error;
+    fs::remove_all(pin_folder, error);
+    if (error) return fail_errno(error.value(), fmt::format("remove the pins in {}", pin_folder));
+    return {};
+}
+
+Result<void> ensure_bpffs(const std::string& folder) {
+    struct statfs info {};
+    std::string existing = folder;
+    while (::statfs(existing.c_str(), &info) != 0 && existing.size() > 1)
+        existing = fs::path(existing).parent_path();
+    if (static_cast<unsigned long>(info.f_type) == BPF_FS_MAGIC) return {};
+    constexpr const char* kUsual = "/sys/fs/bpf";
+    if (folder.rfind(kUsual, 0) != 0)
+        return fail("no-bpffs", fmt::format("{} is not on a BPF file system: mount one there with "
+                                            "\"mount -t bpf bpf FOLDER\"",
+                                            folder));
+    if (::mount("bpf", kUsual, "bpf", 0, "mode=0700") != 0)
+        return fail_errno(errno, "mount the BPF file system on /sys/fs/bpf");
+    return {};
+}
+
+}  // namespace drover::steer

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT
+//
+// The BPF programs and maps of one cluster: loaded, attached to its cgroup, pinned. Pinned links go
+// on without the master; that is what lets a cluster serve on when its master is killed.
+#pragma once
+
+#include <drover/steer_abi.h>
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/cgroup.h"
+#include "base/result.h"
+#include "steer/endpoint.h"
+
+struct drover_bpf;
+
+namespace drover::steer {
+
+class Programs {
+  public:
+    // Loads everything, attaches the cgroup hooks and pins links and maps below `pin_folder`.
+    // `on_event` gets what the programs report, from consume_events(). Error code "bpf" with the
+    // lines of the kernel's or verifier's log that matter.
+    static Result<std::unique_ptr<Programs>> load(
+        const Cgroup& cluster, const std::string& pin_folder, const drover_config& config,
+        std::function<void(const drover_event&)> on_event);
+    ~Programs();  // leaves the pins; see unpin()
+
+    // Memory shared with the programs.
+    [[nodiscard]] std::span<drover_group, DROVER_MAX_GROUPS> groups();
+    [[nodiscard]] std::span<drover_slot, DROVER_MAX_SLOTS> slots();
+    [[nodiscard]] const drover_totals& totals() const;
+    void set_policy(drover_policy policy);
+
+    // Attaches the steering program to the group of that socket.
+    Result<void> attach_steering(int socket);
+
+    void tag_cgroup(uint64_t cgroup_id, drover_tag tag);
+    void untag_cgroup(uint64_t cgroup_id);
+    void set_port(int port, uint32_t flags);
+    [[nodiscard]] uint32_t port_flags(int port) const;
+    [[nodiscard]] std::optional<uint32_t> group_index(const Endpoint& endpoint) const;
+    Result<uint32_t> make_group(const Endpoint& endpoint);
+    void drop_group(const Endpoint& endpoint, uint32_t index);
+    // Cookie of the listener in a slot; 0: none.
+    [[nodiscard]] uint64_t listener_cookie(uint32_t group, uint32_t slot) const;
+    Result<void> put_listener(uint32_t group, uint32_t slot, int socket);
+    void forget_listener(uint64_t cookie);
+    // How often each reason was counted in the group, index: drover_reason.
+    [[nodiscard]] std::vector<uint64_t> decisions(uint32_t group) const;
+    struct Moved {
+        uint64_t cookie;
+        drover_tag tag;
+    };
+    [[nodiscard]] std::vector<Moved> moved() const;
+
+    // Readable when the programs have reported something.
+    [[nodiscard]] int events_fd() const;
+    void consume_events();
+
+    // Detaches everything and removes the pins.
+    void unpin();
+
+  private:
+    struct Impl;
+    explicit Programs(std::unique_ptr<Impl> impl);
+    std::unique_ptr<Impl> impl_;
+};
+
+// Removes the pins that a dead master left: this detaches its programs.
+Result<void> remove_pins(const std::string& pin_folder);
+
+// Mounts the BPF file system below the folder if it is not there yet.
+Result<void> ensure_bpffs(const std::string& folder);
+
+}  // namespace drover::steer

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT
+#include "steer/queue.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/sched.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <cerrno>
+#include <filesystem>
+#include <string>
+
+#include "base/sys.h"
+
+namespace drover::steer {
+
+namespace {
+
+// What the child reports: the socket's number in the file table that it shares with us, or errno.
+struct Report {
+    int socket;
+    int error;
+};
+
+Report open_listener(const KeeperRequest& request) {
+    int fd = ::socket(request.at.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) return {-1, errno};
+    int on = 1;
+    int v6only = request.v6only ? 1 : 0;
+    sockaddr_storage address{};
+    socklen_t length = request.at.to_sockaddr(address);
+    // Without SO_REUSEPORT it would be alone; with another uid, in another group.
+    bool ok = ::setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) == 0 &&
+              ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) == 0 &&
+              (request.at.family() != AF_INET6 ||
+               ::setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, sizeof(v6only)) == 0) &&
+              ::fchown(fd, request.uid, static_cast<gid_t>(-1)) == 0 &&
+              ::bind(fd, reinterpret_cast<sockaddr*>(&address), length) == 0 &&
+              ::listen(fd, request.backlog) == 0;
+    if (ok) return {fd, 0};
+    int error = errno;
+    ::close(fd);
+    return {-1, error};
+}
+
+}  // namespace
+
+// A socket belongs to the cgroup of the process that made it. So a short-lived child, in the
+// keeper's cgroup and sharing our file table (CLONE_FILES), makes it; CLONE_VFORK has us wait.
+Result<Fd> make_keeper(const KeeperRequest& request) {
+    std::array<int, 2> pipe{};
+    if (::pipe2(pipe.data(), O_CLOEXEC) != 0) return fail_errno(errno, "make a pipe");
+    Fd reader(pipe[0]), writer(pipe[1]);
+    int pid = sys::fork_into_cgroup(request.cgroup_fd, nullptr, CLONE_FILES | CLONE_VFORK);
+    if (pid == 0) {
+        Report report = open_listener(request);
+        [[maybe_unused]] auto written = ::write(pipe[1], &report, sizeof(report));
+        ::_exit(0);
+    }
+    if (pid < 0) return fail_errno(errno, "start the keeper's helper in its cgroup");
+    Report report{-1, EIO};
+    [[maybe_unused]] auto received = ::read(reader.get(), &report, sizeof(report));
+    while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+    }
+    if (report.socket < 0)
+        return fail_errno(report.error, fmt::format("listen on {} beside the workers",
+                                                    request.at.text()));
+    return Fd(report.socket);
+}
+
+// shutdown() takes the socket out of its group; the kernel then asks the program, connection by
+// connection, where to put what waited. listen() puts it back, by way of the listen callback.
+Result<void> move_queue(int listener, int backlog) {
+    if (::shutdown(listener, SHUT_RD) != 0) return fail_errno(errno, "move a queue (shutdown)");
+    if (::listen(listener, backlog) != 0) return fail_errno(errno, "move a queue (listen)");
+    return {};
+}
+
+Result<Fd> borrow_socket(const Cgroup& cgroup, uint32_t inode) {
+    std::string wanted = fmt::format("socket:[{}]", inode);
+    for (int pid : cgroup.pids()) {
+        std::error_code error;
+        auto folder = std::filesystem::directory_iterator(fmt::format("/proc/{}/fd", pid), error);
+        for (const auto& entry : folder) {
+            auto target = std::filesystem::read_symlink(entry.path(), error);
+            if (error || target != wanted) continue;
+            Fd process(sys::pidfd_open(pid));
+            Fd copy(sys::pidfd_getfd(process.get(), std::stoi(entry.path().filename())));
+            if (!copy.is_open()) continue;
+            ::fcntl(copy.get(), F_SETFD, FD_CLOEXEC);
+            struct stat info {};
+            // The number may mean something else by now.
+            if (::fstat(copy.get(), &info) == 0 && info.st_ino == inode) return copy;
+        }
+    }
+    return fail("not-found", fmt::format("no process of {} has socket {}", cgroup.path(), inode));
+}
+
+}  // namespace drover::steer

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: MIT
+//
+// Listening sockets that the master handles itself: the keeper, which holds connections while no
+// worker can take them, and the move of a queue from one listener to the others of its group.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+
+#include "base/cgroup.h"
+#include "base/fd.h"
+#include "base/result.h"
+#include "steer/endpoint.h"
+
+namespace drover::steer {
+
+struct KeeperRequest {
+    Endpoint at;
+    bool v6only = false;  // IPv6 only; part of the group's identity, as is the uid
+    uid_t uid = 0;
+    int backlog = 0;
+    int cgroup_fd = -1;  // lent; the tag of this cgroup is the keeper's
+};
+
+// Makes a listening socket in the group of the workers' sockets. It is born in the keeper's cgroup:
+// the connections that it holds are then counted by the same program as the workers'.
+// Error number EADDRINUSE: a socket that does not share (or has another uid) has the port.
+Result<Fd> make_keeper(const KeeperRequest& request);
+
+// Moves every connection that waits in the listener's queue to the listeners that the steering
+// program picks, and leaves the socket listening with an empty queue. The caller has taken it out of
+// the active set before. The listener's own process must not call accept() meanwhile.
+Result<void> move_queue(int listener, int backlog);
+
+// A duplicate of the listening socket with that inode, out of a process of the cgroup. Close it at
+// once after use: while it is open the worker's own close would go unseen.
+Result<Fd> borrow_socket(const Cgroup& cgroup, uint32_t inode);
+
+}  // namespace drover::steer
