@@ -24,6 +24,7 @@
 // accepted and not answered is lost. The counters make that number known: `accepted` is raised
 // before accept() is called and lowered if nothing was there, `answered` after the answer was
 // written, so that accepted − answered is never less than what a SIGKILL destroyed.
+#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
@@ -220,7 +221,7 @@ static void log_request(const char* path) {
 }
 
 static void answer(int fd, const char* path, bool keep_alive) {
-    static char body[kBody];
+    static char body[kBody + 512];  // the head is put in front in the end
     static char head[256];
     size_t length;
     int head_length;
@@ -228,9 +229,9 @@ static void answer(int fd, const char* path, bool keep_alive) {
 
     argument = argument ? argument + 1 : "";
     if (strncmp(path, "/env", 4) == 0) {
-        length = describe_environment(body, sizeof(body));
+        length = describe_environment(body, kBody);
     } else if (strncmp(path, "/process", 8) == 0) {
-        length = describe_process(body, sizeof(body));
+        length = describe_process(body, kBody);
     } else if (strncmp(path, "/detach", 7) == 0) {
         length = (size_t)snprintf(body, sizeof(body), "errno %d\n", server.detach_errno);
     } else {

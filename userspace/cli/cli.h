@@ -18,13 +18,13 @@ constexpr int kFailed = 1;
 constexpr int kUsage = 2;
 
 struct Invocation {
-    std::string verb;                  // "run", "status", "stop" …
-    supervisor::Config config;         // run and start
-    std::string cluster;               // empty: the one that runs
-    std::optional<uint64_t> worker;    // NAME/ID
+    std::string verb;                    // "run", "status", "stop" …
+    supervisor::Config config;           // run and start
+    std::string cluster;                 // empty: the one that runs
+    std::optional<uint64_t> worker;      // NAME/ID
     std::vector<std::string> arguments;  // what follows the cluster: N, SIG, POLICY
     bool json = false;
-    bool follow = false;               // -f
+    bool follow = false;  // -f
 };
 
 // Parses argv. Nothing left to do (help, version, an error already printed on stderr with the

@@ -29,11 +29,13 @@ enum class Ready { listening, exec };
 struct Port {
     int number = 0;
     std::string address;  // "", "0.0.0.0", "::1"
+    bool operator==(const Port&) const = default;
 };
 
 struct RestartLimit {
     int count = 5;
     Duration within{60'000};
+    bool operator==(const RestartLimit&) const = default;
 };
 
 struct Config {
@@ -57,6 +59,7 @@ struct Config {
     int stop_signal = 15;
     Duration stop_timeout{10'000};
     std::vector<std::string> command;  // program and arguments
+    bool operator==(const Config&) const = default;
 };
 
 struct Option {
@@ -86,11 +89,17 @@ Result<int> parse_signal(std::string_view text);             // TERM SIGTERM 15
 Result<Port> parse_port(std::string_view text);              // 80, 127.0.0.1:80, [::]:80
 Result<RestartLimit> parse_restart_limit(std::string_view text);  // 5/60s
 Result<Policy> parse_policy(std::string_view text);
-Result<std::vector<std::string>> parse_env_file(std::string_view content);  // NAME=VALUE lines
+// NAME=VALUE lines, as in systemd's EnvironmentFile: empty lines and lines that begin with # are
+// skipped, a value may stand in quotes. The error names the line.
+Result<std::vector<std::string>> parse_env_file(std::string_view content);
+Result<std::string> parse_env(std::string_view text);        // NAME=VALUE
 Result<void> check_name(std::string_view name);              // [a-z][a-z0-9_-]{0,31}
 std::string name_from_command(const std::vector<std::string>& command);  // node server.js → server
 const char* name_of(Policy policy);
 std::string signal_name(int number);  // 9 → "KILL"
+
+// The CPUs that a cpu.max file's content allows, rounded up; nothing where it sets no limit.
+std::optional<int> cpus_of_quota(const std::string& cpu_max);
 
 // The CPUs that this process may use: affinity and the cgroup's cpu.max; at least 1.
 int usable_cpus();

@@ -13,6 +13,8 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -60,7 +62,94 @@ class Supervisor : public WorkerObserver {
     // A second SIGINT or SIGTERM: no drain any more, kill.
     void stop_now();
 
-    // (private part: to be continued by the supervisor's author)
+    // WorkerObserver
+    void on_exec(WorkerId id) override;
+    void on_exec_failed(WorkerId id, const Error& error) override;
+    void on_listening(WorkerId id, const ListeningData& at, bool extra) override;
+    void on_listener_closed(WorkerId id, const ListeningData& at) override;
+    void on_exit(WorkerId id, const Exit& how) override;
+    void on_conflict(WorkerId id, const ConflictData& conflict) override;
+    void on_released() override;
+    void on_trouble(WorkerId id, const ErrorData& error) override;
+
+  private:
+    struct Worker {
+        WorkerId id = 0;
+        int instance = 0;
+        int generation = 1;
+        State state = State::starting;
+        std::optional<int> pid;
+        std::optional<int> slot;
+        std::multiset<std::pair<std::string, int>> endpoints;  // listened on: address, port
+        bool held = false;
+        bool exec_failed = false;
+        bool conflict = false;
+        bool signalled = false;  // the stop signal was sent
+        // What drover ended it for; crash where it did not.
+        ExitReason ending = ExitReason::crash;
+        bool replace_after = false;  // drover ends it to start another
+        std::string reason;          // why it is in its state
+        WallTime started_at;
+        SteadyTime spawned;
+        std::optional<SteadyTime> ready_since;
+        std::optional<WallTime> retry_at;
+        std::chrono::milliseconds retry_delay{};
+        EventLoop::Source ready_timer, drain_timer, stop_timer, retry_timer;
+    };
+    struct Instance {
+        RestartHistory history;
+        uint64_t restarts_total = 0;
+        std::optional<Exit> last_exit;
+    };
+    struct Pending {
+        std::function<bool()> reached;
+        Done done;
+    };
+
+    // Applies the table to the worker and carries out what it says.
+    void apply(WorkerId id, Trigger trigger, const std::string& reason = "");
+    void carry_out(WorkerId id, Action action);
+    void spawn(int instance);
+    void check_ready(Worker& worker);
+    void end_worker(WorkerId id, ExitReason why, bool replace_after, const std::string& reason);
+    void remove_if_not_wanted(WorkerId id);
+    void start_drain_watch();
+    void check_drained();
+    void next_restart();
+    void when(std::function<bool()> reached, Done done);
+    void settle();  // after each change: pending verbs, the end of the cluster
+    void finish_if_over();
+    void tell(EventKind kind, const Worker* worker, EventData data = {});
+    [[nodiscard]] Worker* find(WorkerId id);
+    [[nodiscard]] Worker* current(int instance);
+    [[nodiscard]] Instance& instance_of(const Worker& worker);
+    [[nodiscard]] std::set<int> ports_of(const Worker& worker) const;
+    [[nodiscard]] std::set<int> ports_of_ready() const;
+    [[nodiscard]] bool is_steady() const;  // no instance is on its way to another state
+    [[nodiscard]] Result<void> no_such_worker(WorkerId id) const;
+
+    Config config_;
+    EventLoop& loop_;
+    Effects& effects_;
+    Observer& observer_;
+    std::function<void(int)> over_;
+    std::map<WorkerId, Worker> workers_;
+    std::map<int, Instance> instances_;  // 0 … wanted − 1
+    Instance scaled_away_;
+    std::deque<int> restart_queue_;      // instances that wait for their turn of `restart`
+    std::optional<int> restarting_;
+    std::deque<Event> recent_;
+    std::vector<Pending> pending_;
+    uint64_t last_seq_ = 0;
+    WorkerId last_id_ = 0;
+    int generation_ = 1;
+    bool stopping_ = false;
+    bool finished_ = false;
+    bool settling_ = false;
+    int exit_status_ = 0;
+    std::minstd_rand random_{std::random_device{}()};
+    EventLoop::Source drain_watch_;
+    EventLoop::Source soon_;
 };
 
 }  // namespace drover::supervisor

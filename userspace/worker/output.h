@@ -26,15 +26,19 @@ namespace drover::worker {
 
 class Output {
   public:
-    // `cluster` for the prefix; `cgroup_fd` (lent, must stay open) is the logger's cgroup.
-    Output(EventLoop& loop, std::string cluster, int cgroup_fd);
+    // `cluster` for the prefix; `cgroup_fd` (lent, must stay open) is the logger's cgroup; tests
+    // give another `executable`.
+    Output(EventLoop& loop, std::string cluster, int cgroup_fd,
+           std::string executable = "/proc/self/exe");
     ~Output();
 
-    // Starts the logger process. `restarted` is called with a sentence whenever a dead one had to
-    // be replaced.
+    // Starts the logger process, with the master's stdout and stderr as its own. A dead one is
+    // replaced, at most once a second; `restarted` is called with a sentence each time, also where
+    // that failed and is tried again.
     Result<void> start(std::function<void(const std::string&)> restarted);
 
-    // The write ends for one worker's stdout and stderr; the read ends go to the logger.
+    // The write ends for one worker's stdout and stderr, to be closed once the worker is started;
+    // the read ends go to the logger.
     struct Pipes {
         Fd out;
         Fd err;
@@ -46,8 +50,8 @@ class Output {
 
     [[nodiscard]] int pid() const;  // of the logger; 0 where none runs
 
-    // Lets go of the logger (closes the socket); it ends when it has read everything. `ended` is
-    // called when it has, or after `deadline`.
+    // Lets go of the logger (closes the socket); it ends when it has read everything. After
+    // `deadline` it is killed. `ended` is called once, when it is gone.
     void finish(std::chrono::milliseconds deadline, std::function<void()> ended);
 
   private:

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/fd.h"
@@ -34,15 +35,18 @@ struct Identity {
 Result<std::optional<Identity>> find_identity(const std::string& user, const std::string& group);
 
 struct SpawnRequest {
-    std::vector<std::string> command;      // program (searched in PATH of `environment`) and arguments
+    std::string program;                   // what to execute; empty: command[0]
+    std::vector<std::string> command;      // argv. A program without '/' is searched in the PATH of
+                                           // `environment`; a relative one starts at `cwd`
     std::vector<std::string> environment;  // complete, NAME=VALUE
     std::string cwd;                       // empty: the master's
     std::optional<Identity> identity;      // with a non-root uid also no_new_privs
     std::optional<mode_t> umask;
     std::optional<uint64_t> nofile;  // RLIMIT_NOFILE, soft and hard
-    int cgroup_fd = -1;              // folder of the worker's cgroup; lent
-    int stdout_fd = -1;              // become 1 and 2; lent. stdin is /dev/null
-    int stderr_fd = -1;
+    int cgroup_fd = -1;              // folder of the worker's cgroup; lent. -1: the master's own
+    int stdout_fd = -1;              // become 1 and 2; lent. -1: /dev/null, as stdin always is.
+    int stderr_fd = -1;              // A pipe is given to the identity, which may reopen it
+    std::vector<std::pair<int, int>> fds;  // lent fd → its number in the process, 3 or more
 };
 
 struct Process {
@@ -52,16 +56,18 @@ struct Process {
 };
 
 // Forks by clone3 straight into the cgroup (CLONE_INTO_CGROUP), with setsid, default signal
-// dispositions, an empty signal mask, and no inherited fd but 0, 1, 2. Does not wait for exec.
+// dispositions, an empty signal mask, and no inherited fd but 0, 1, 2 and request.fds. Does not
+// wait for exec. Sets an inherited SIG_IGN of SIGCHLD back to the default, or nothing could be
+// reaped.
 Result<Process> spawn(const SpawnRequest& request);
 
-// What exec_status says: nothing when exec succeeded (end of file), else the error, with code
-// "exec" and a sentence that names the program and what to do. Where the program is not found in
-// the PATH and SUDO_USER's login PATH may differ, it says that sudo replaced the PATH, and advises
-// an absolute path. `request` is what was spawned.
+// What exec_status says, once it is readable: nothing when exec succeeded (end of file), else the
+// error, with code "exec" and a sentence that names the program and what to do (exec_error.h).
+// `request` is what was spawned.
 std::optional<Error> read_exec_failure(int exec_status_fd, const SpawnRequest& request);
 
-// How the process ended, without blocking. Nothing while it lives.
+// How the process ended, without blocking. Nothing while it lives. Neither code nor signal where
+// it is not a child of ours any more.
 struct Ended {
     std::optional<int> code;    // of exit()
     std::optional<int> signal;  // its number

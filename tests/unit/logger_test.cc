@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: MIT
+//
+// The logger: its pure parts, its sinks, and the Logger itself over real pipes and a real socket.
+#include "logger/logger.h"
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <pty.h>
+#include <sys/socket.h>
+
+#include <csignal>
+#include <cstring>
+
+using namespace drover;
+using namespace drover::logger;
+using namespace std::chrono_literals;
+
+namespace {
+
+struct TwoEnds {
+    Fd read;
+    Fd write;
+};
+
+TwoEnds make_pipe() {
+    int ends[2];
+    REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
+    return {Fd(ends[0]), Fd(ends[1])};
+}
+
+void put(int fd, std::string_view text) {
+    REQUIRE(::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()));
+}
+
+// What can be read now, without waiting.
+std::string take(int fd) {
+    REQUIRE(::fcntl(fd, F_SETFL, O_NONBLOCK) == 0);
+    std::string text;
+    char bytes[65536];
+    for (ssize_t size; (size = ::read(fd, bytes, sizeof(bytes))) > 0;)
+        text.append(bytes, static_cast<size_t>(size));
+    return text;
+}
+
+// A Logger whose stdout and stderr are pipes that the test reads.
+class Bench {
+  public:
+    Bench() : loop_(std::move(*EventLoop::open())), out_(make_pipe()), err_(make_pipe()) {
+        std::signal(SIGPIPE, SIG_IGN);
+        int ends[2];
+        REQUIRE(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0);
+        control_.reset(ends[0]);
+        logger_ =
+            std::make_unique<Logger>(loop_, Fd(ends[1]), out_.write.get(), err_.write.get(), "web");
+        REQUIRE(logger_->start([this] { has_ended_ = true; }));
+    }
+
+    void send(const std::string& text, int fd) {
+        alignas(cmsghdr) char rights[CMSG_SPACE(sizeof(int))] = {};
+        iovec buffer{const_cast<char*>(text.data()), text.size()};
+        msghdr message{};
+        message.msg_iov = &buffer;
+        message.msg_iovlen = 1;
+        message.msg_control = rights;
+        message.msg_controllen = sizeof(rights);
+        cmsghdr* part = CMSG_FIRSTHDR(&message);
+        part->cmsg_level = SOL_SOCKET;
+        part->cmsg_type = SCM_RIGHTS;
+        part->cmsg_len = CMSG_LEN(sizeof(int));
+        std::memcpy(CMSG_DATA(part), &fd, sizeof(fd));
+        REQUIRE(::sendmsg(control_.get(), &message, 0) > 0);
+    }
+
+    // A worker's pipe; returns the end that the worker writes to.
+    Fd add(int instance, const std::string& stream) {
+        auto pipe = make_pipe();
+        send(fmt::format(R"({{"worker":1,"instance":{},"stream":"{}"}})", instance, stream),
+             pipe.read.get());
+        return std::move(pipe.write);
+    }
+
+    // All that is ready is served: nothing was for a whole turn.
+    void settle() {
+        for (int turn = 0; turn < 50; ++turn) loop_.run_once(0us);
+    }
+
+    std::string out() { return settle(), take(out_.read.get()); }
+    std::string err() { return settle(), take(err_.read.get()); }
+    bool has_ended() { return settle(), has_ended_; }
+    Logger& logger() { return *logger_; }
+    void close_control() { control_.reset(); }
+    void break_out() { out_.read.reset(); }
+
+  private:
+    EventLoop loop_;
+    TwoEnds out_;
+    TwoEnds err_;
+    Fd control_;
+    std::unique_ptr<Logger> logger_;
+    bool has_ended_ = false;
+};
+
+}  // namespace
+
+TEST_CASE("whole lines get the prefix, a partial one waits for its rest") {
+    LineSplitter lines("[web/0] ", Target::raw);
+    CHECK(lines.feed("one\ntw") == "[web/0] one\n");
+    CHECK(lines.feed("o").empty());
+    CHECK(lines.feed("\n\nthree\n") == "[web/0] two\n[web/0] \n[web/0] three\n");
+    CHECK(lines.finish().empty());
+}
+
+TEST_CASE("a last line without a newline is completed") {
+    LineSplitter lines("> ", Target::raw);
+    CHECK(lines.feed("bye").empty());
+    CHECK(lines.finish() == "> bye\n");
+    CHECK(lines.finish().empty());
+}
+
+TEST_CASE("a line that is too long is cut into pieces") {
+    constexpr auto kLongest = LineSplitter::kLongest;
+    std::string longest(kLongest, 'x');
+    LineSplitter lines("> ", Target::raw);
+    CHECK(lines.feed(longest + longest + "yy\nz\n") ==
+          "> " + longest + "\n> " + longest + "\n> yy\n> z\n");
+    // Exactly full: the newline ends the piece and is no empty line, however the bytes arrive.
+    CHECK(lines.feed(longest + "\n" + "z\n") == "> " + longest + "\n> z\n");
+    CHECK(lines.feed(longest) == "> " + longest + "\n");
+    CHECK(lines.feed("\n\nz\n") == "> \n> z\n");
+}
+
+TEST_CASE("the same bytes give the same lines, however they are split") {
+    std::string text = std::string(70'000, 'a') + "\n\nb\n" + std::string(65'536, 'c') + "\nd";
+    LineSplitter whole("> ", Target::raw);
+    auto expected = whole.feed(text);
+    expected += whole.finish();
+    for (size_t step : {1u, 7u, 4096u, 65536u}) {
+        LineSplitter lines("> ", Target::raw);
+        std::string found;
+        for (size_t at = 0; at < text.size(); at += step)
+            found += lines.feed(text.substr(at, step));
+        found += lines.finish();
+        bool is_same = found == expected;  // a failure shall not print 200 KB
+        CHECK(is_same);
+    }
+}
+
+TEST_CASE("for a terminal everything that could steer it is escaped, colours are not") {
+    auto safe = [](std::string_view line) { return made_safe(line, Target::terminal); };
+    CHECK(safe("\x1b[1;31mred\x1b[0m\ttab") == "\x1b[1;31mred\x1b[0m\ttab");
+    CHECK(safe("\x1b[2J") == "\\x1b[2J");
+    CHECK(safe("\x1b]0;title\x07") == "\\x1b]0;title\\x07");
+    CHECK(safe("\x1b[31") == "\\x1b[31");
+    CHECK(safe("a\rb\x08\x7f") == "a\\x0db\\x08\\x7f");
+    CHECK(safe("windows\r") == "windows");
+    CHECK(safe("grüße €😀") == "grüße €😀");
+    CHECK(safe("\xc2\x9b"
+               "2J") == "\\xc2\\x9b2J");  // CSI as one character
+    CHECK(safe("\x9b"
+               "2J\xff\xe2\x82") == "\\x9b2J\\xff\\xe2\\x82");
+    CHECK(safe("\xc0\x9b\xed\xa0\x80") == "\\xc0\\x9b\\xed\\xa0\\x80");
+    CHECK(made_safe("\x1b[2J\r", Target::raw) == "\x1b[2J\r");
+}
+
+TEST_CASE("a sink knows a terminal") {
+    int master = -1, terminal = -1;
+    REQUIRE(::openpty(&master, &terminal, nullptr, nullptr, nullptr) == 0);
+    Fd master_fd(master);
+    Fd terminal_fd(terminal);
+    auto pipe = make_pipe();
+    Sink to_terminal(terminal, "", 0ms);
+    Sink to_pipe(pipe.write.get(), "", 0ms);
+    to_terminal.open();
+    to_pipe.open();
+    CHECK(to_terminal.target() == Target::terminal);
+    CHECK(to_pipe.target() == Target::raw);
+    to_terminal.write("hello\n");
+    CHECK(take(master) == "hello\r\n");
+    CHECK((::fcntl(terminal, F_GETFL) & O_NONBLOCK) == 0);
+}
+
+TEST_CASE("a sink that nobody empties costs lines, which are counted and told of") {
+    auto pipe = make_pipe();
+    Sink sink(pipe.write.get(), "[web] ", 1ms);
+    sink.open();
+    std::string line = std::string(99, 'x') + "\n";
+    std::string many;
+    for (int i = 0; i < 1000; ++i) many += line;
+    sink.write(many);
+    auto lost = sink.discarded_lines_total();
+    CHECK(lost > 0);
+    CHECK(lost < 1000);
+    sink.write("lost too\n");
+    CHECK(sink.discarded_lines_total() == lost + 1);
+    auto before = take(pipe.read.get());
+    sink.write("back\n");
+    auto all = before + take(pipe.read.get());
+    std::string expected;
+    for (uint64_t i = 0; i < 1000 - lost; ++i) expected += line;
+    expected += fmt::format(
+        "[web] drover: {} lines discarded: this output could not be written\nback\n", lost + 1);
+    CHECK(all == expected);
+    CHECK((::fcntl(pipe.write.get(), F_GETFL) & O_NONBLOCK) == 0);
+}
+
+TEST_CASE("each worker's lines carry its instance and keep their stream") {
+    Bench bench;
+    auto first = bench.add(0, "out");
+    auto second = bench.add(1, "err");
+    put(first.get(), "hello\nworld\n");
+    put(second.get(), "oops\n");
+    CHECK(bench.out() == "[web/0] hello\n[web/0] world\n");
+    CHECK(bench.err() == "[web/1] oops\n");
+}
+
+TEST_CASE("the logger ends when its socket is closed and the last pipe too, not before") {
+    Bench bench;
+    auto worker = bench.add(3, "out");
+    bench.close_control();
+    CHECK_FALSE(bench.has_ended());
+    put(worker.get(), "last words");
+    CHECK(bench.out().empty());
+    CHECK_FALSE(bench.has_ended());
+    worker.reset();
+    CHECK(bench.out() == "[web/3] last words\n");
+    CHECK(bench.has_ended());
+}
+
+TEST_CASE("the logger lives without pipes as long as its socket") {
+    Bench bench;
+    bench.add(0, "out").reset();
+    CHECK_FALSE(bench.has_ended());
+    CHECK(bench.logger().pipes() == 0);
+    bench.close_control();
+    CHECK(bench.has_ended());
+}
+
+TEST_CASE("a broken output costs lines and nothing else") {
+    Bench bench;
+    auto worker = bench.add(0, "out");
+    auto other = bench.add(1, "err");
+    bench.break_out();
+    put(worker.get(), "one\ntwo\n");
+    put(other.get(), "still here\n");
+    CHECK(bench.err() == "[web/1] still here\n");
+    CHECK(bench.logger().discarded_lines_total() == 2);
+    CHECK(bench.logger().pipes() == 2);
+}
+
+TEST_CASE("messages that make no sense are ignored and their fds closed") {
+    Bench bench;
+    for (const char* text : {"", "nonsense", "[]", "{}", R"({"instance":"0","stream":"out"})"}) {
+        if (*text == '\0') continue;
+        auto pipe = make_pipe();
+        bench.send(text, pipe.read.get());
+        pipe.read.reset();
+        bench.settle();
+        CHECK(::write(pipe.write.get(), "x", 1) == -1);  // EPIPE: nobody holds the read end
+    }
+    CHECK(bench.logger().pipes() == 0);
+    auto worker = bench.add(0, "out");
+    put(worker.get(), "fine\n");
+    CHECK(bench.out() == "[web/0] fine\n");
+}

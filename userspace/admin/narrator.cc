@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+#include "admin/narrator.h"
+
+#include <fmt/format.h>
+
+#include "base/log.h"
+
+namespace drover::admin {
+
+namespace {
+
+std::string how(const supervisor::Exit& exit) {
+    if (exit.signal) return fmt::format("killed by SIG{}", *exit.signal);
+    return fmt::format("exit status {}", exit.code.value_or(0));
+}
+
+std::string endpoints(const supervisor::Status& status) {
+    std::string text;
+    for (const auto& group : status.groups)
+        text += fmt::format("{}{}", text.empty() ? " on " : ", ",
+                            group.addr.find(':') == std::string::npos
+                                ? fmt::format("{}:{}", group.addr, group.port)
+                                : fmt::format("[{}]:{}", group.addr, group.port));
+    return text;
+}
+
+}  // namespace
+
+void Narrator::on_event(const supervisor::Event& event, const supervisor::Supervisor& supervisor) {
+    using supervisor::EventKind;
+    std::string who =
+        event.worker ? fmt::format("{}/{}", cluster_, event.worker->instance) : cluster_;
+    switch (event.kind) {
+        case EventKind::ready: {
+            if (told_ready_) break;
+            auto status = supervisor.status();
+            if (status.ready < status.wanted) break;
+            told_ready_ = true;
+            log::info(fmt::format("{}: {} {} ready{}", cluster_, status.ready,
+                                  status.ready == 1 ? "worker is" : "workers are",
+                                  endpoints(status)));
+            break;
+        }
+        case EventKind::exit: {
+            const auto& data = std::get<supervisor::ExitData>(event.data);
+            if (data.exit.reason == supervisor::ExitReason::crash)
+                log::warn(fmt::format("{}: worker {} (pid {}) ended by itself: {}", who,
+                                      event.worker->id, event.worker->pid, how(data.exit)));
+            break;
+        }
+        case EventKind::state: {
+            const auto& data = std::get<supervisor::StateData>(event.data);
+            if (data.to == supervisor::State::draining && !data.reason.empty())
+                log::info(fmt::format("{}: worker {} is draining: {}", who, event.worker->id,
+                                      data.reason));
+            break;
+        }
+        case EventKind::scaled: {
+            const auto& data = std::get<supervisor::ScaledData>(event.data);
+            log::info(fmt::format("{}: scaled from {} to {} workers", who, data.from, data.to));
+            break;
+        }
+        default:
+            break;
+    }
+}
+
+}  // namespace drover::admin

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT
+//
+// Joins the control socket to the supervisor: each noun and verb is passed on as it is.
+#pragma once
+
+#include "admin/server.h"
+#include "supervisor/supervisor.h"
+
+namespace drover::admin {
+
+class SupervisorCommands final : public Commands {
+  public:
+    // `supervisor` outlives this object.
+    explicit SupervisorCommands(supervisor::Supervisor& supervisor) : supervisor_(supervisor) {}
+
+    [[nodiscard]] supervisor::Status status() const override { return supervisor_.status(); }
+    [[nodiscard]] const std::deque<supervisor::Event>& recent_events() const override {
+        return supervisor_.recent_events();
+    }
+
+    void stop(std::optional<WorkerId> worker, Done done) override {
+        supervisor_.stop(worker, std::move(done));
+    }
+    void restart(std::optional<WorkerId> worker, Done done) override {
+        supervisor_.restart(worker, std::move(done));
+    }
+    void scale(int workers, Done done) override { supervisor_.scale(workers, std::move(done)); }
+    void drain(WorkerId worker, Done done) override { supervisor_.drain(worker, std::move(done)); }
+    void resume(WorkerId worker, Done done) override {
+        supervisor_.resume(worker, std::move(done));
+    }
+    void signal(std::optional<WorkerId> worker, int number, Done done) override {
+        supervisor_.signal(worker, number, std::move(done));
+    }
+    void policy(supervisor::Policy policy, Done done) override {
+        supervisor_.policy(policy, std::move(done));
+    }
+
+  private:
+    supervisor::Supervisor& supervisor_;
+};
+
+}  // namespace drover::admin

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: MIT
+//
+// The verbs against a running cluster: one request, one reply, and what is printed about it. A
+// reply comes when the thing is done, which may take as long as a drain; there is no timeout here.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "cli/cli.h"
+#include "cli/clusters.h"
+#include "cli/connection.h"
+#include "cli/render.h"
+#include "cli/terminal.h"
+#include "cli/verbs.h"
+
+namespace drover::cli {
+
+namespace {
+
+int complain(const Error& error) {
+    std::fputs(fmt::format("drover: {}\n", error.text).c_str(), stderr);
+    return error.code == "usage" ? kUsage : kFailed;
+}
+
+Style style_of_stdout() {
+    return {use_color(STDOUT_FILENO), std::chrono::system_clock::now()};
+}
+
+// The same JSON, in a form that no terminal takes for commands.
+std::string dump(const Json& json) {
+    return json.dump(-1, ' ', true, Json::error_handler_t::replace);
+}
+
+Json args_of(const Invocation& invocation) {
+    Json args = Json::object();
+    if (invocation.worker) args["worker"] = *invocation.worker;
+    if (invocation.arguments.empty()) return args;
+    const auto& argument = invocation.arguments.front();
+    if (invocation.verb == "scale") args["n"] = std::stoi(argument);  // parse() checked it
+    if (invocation.verb == "policy") args["policy"] = argument;
+    if (invocation.verb == "signal")
+        args["signal"] = supervisor::signal_name(*supervisor::parse_signal(argument));
+    return args;
+}
+
+Error closed_early(const std::string& cluster) {
+    return {"closed", fmt::format("the master of cluster {} ended before it answered", cluster), 0};
+}
+
+// Sends the request and reads its reply's data.
+Result<Json> ask(Connection& connection, const std::string& cluster, const Json& request) {
+    if (auto sent = connection.send(request); !sent) return wrap(sent.error(), cluster);
+    auto line = connection.read_line();
+    if (!line) return wrap(line.error(), cluster);
+    if (!*line) return tl::unexpected(closed_early(cluster));
+    return parse_reply(**line);
+}
+
+int list_clusters(const Invocation& invocation, const Paths& paths) {
+    auto clusters = find_clusters(paths);
+    if (clusters.denied) return complain(choose_cluster("", {{}, {}, true}).error());
+    std::vector<Json> statuses;
+    int result = kDone;
+    for (const auto& cluster : clusters.running) {
+        auto connection = Connection::open(paths.control_socket(cluster));
+        if (!connection) continue;  // it ended since
+        auto status = ask(*connection, cluster, make_request("status", Json::object()));
+        if (status) {
+            statuses.push_back(*status);
+        } else {
+            result = complain(status.error());
+        }
+    }
+    if (invocation.json) {
+        put(dump(Json(statuses)) + "\n");
+        return result;
+    }
+    if (!statuses.empty()) put(render_clusters(statuses, style_of_stdout()));
+    for (const auto& cluster : clusters.dead)
+        put(choose_cluster(cluster, clusters).error().text + "\n");
+    if (statuses.empty() && clusters.dead.empty()) put("no cluster runs here\n");
+    return result;
+}
+
+int show_status(Connection& connection, const Invocation& invocation) {
+    auto status = ask(connection, invocation.cluster, make_request("status", Json::object()));
+    if (!status) return complain(status.error());
+    if (invocation.json) {
+        put(dump(*status) + "\n");
+    } else {
+        put(render_status(*status, style_of_stdout()));
+    }
+    return kDone;
+}
+
+void print_event(const Json& event, const Invocation& invocation) {
+    put(invocation.json ? dump(event) + "\n" : render_event(event, style_of_stdout()));
+}
+
+int show_events(Connection& connection, const Invocation& invocation) {
+    auto request = make_request("events", {{"follow", invocation.follow}});
+    auto data = ask(connection, invocation.cluster, request);
+    if (!data) return complain(data.error());
+    if (data->is_object() && data->contains("events"))
+        for (const auto& event : (*data)["events"]) print_event(event, invocation);
+    std::fflush(stdout);
+    while (invocation.follow) {
+        auto line = connection.read_line();
+        if (!line) return complain(line.error());
+        if (!*line) break;  // the cluster ended
+        auto event = Json::parse(**line, nullptr, false);
+        if (event.is_discarded()) continue;
+        print_event(event, invocation);
+        std::fflush(stdout);
+    }
+    return kDone;
+}
+
+// What was done, in one line.
+std::string done_text(const Invocation& invocation) {
+    auto who = invocation.cluster;
+    if (invocation.worker) who += fmt::format("/{}", *invocation.worker);
+    auto argument = invocation.arguments.empty() ? "" : invocation.arguments.front();
+    const auto& verb = invocation.verb;
+    if (verb == "stop") return fmt::format("stopped {}", who);
+    if (verb == "restart") return fmt::format("restarted {}", who);
+    if (verb == "scale") return fmt::format("{} has {} workers", who, argument);
+    if (verb == "drain")
+        return fmt::format("drained {}; it gets no new connections until \"drover resume {}\"", who,
+                           who);
+    if (verb == "resume") return fmt::format("resumed {}", who);
+    if (verb == "signal")
+        return fmt::format("sent SIG{} to {}",
+                           supervisor::signal_name(*supervisor::parse_signal(argument)), who);
+    return fmt::format("{}: policy {}", who, argument);
+}
+
+int change(Connection& connection, const Invocation& invocation) {
+    bool ends_master = invocation.verb == "stop" && !invocation.worker;
+    auto data =
+        ask(connection, invocation.cluster, make_request(invocation.verb, args_of(invocation)));
+    if (!data && !(ends_master && data.error().code == "closed")) return complain(data.error());
+    // The reply comes just before the master's end; the closed socket is the end.
+    while (ends_master) {
+        auto line = connection.read_line();
+        if (!line || !*line) break;
+    }
+    put(done_text(invocation) + "\n");
+    return kDone;
+}
+
+}  // namespace
+
+int run_client(const Invocation& given, const Paths& paths) {
+    if (given.verb == "ls") return list_clusters(given, paths);
+    auto cluster = choose_cluster(given.cluster, find_clusters(paths));
+    if (!cluster) return complain(cluster.error());
+    auto invocation = given;
+    invocation.cluster = *cluster;
+
+    auto connection = Connection::open(paths.control_socket(*cluster));
+    if (!connection) return complain(connection.error());
+    if (invocation.verb == "status") return show_status(*connection, invocation);
+    if (invocation.verb == "events") return show_events(*connection, invocation);
+    return change(*connection, invocation);
+}
+
+}  // namespace drover::cli

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT
+#include "cli/connection.h"
+
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <cerrno>
+
+#include "cli/terminal.h"
+
+namespace drover::cli {
+
+Result<Connection> Connection::open(const std::string& socket_path) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (socket_path.size() >= sizeof(address.sun_path))
+        return fail_errno(ENAMETOOLONG, fmt::format("connect to {}", socket_path));
+    socket_path.copy(address.sun_path, socket_path.size());
+
+    Connection connection;
+    connection.socket_.reset(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (!connection.socket_.is_open()) return fail_errno(errno, "make a socket");
+    const auto* generic = reinterpret_cast<const sockaddr*>(&address);
+    if (::connect(connection.socket_.get(), generic, sizeof(address)) != 0)
+        return fail_errno(errno, fmt::format("connect to {}", socket_path));
+    return connection;
+}
+
+Result<void> Connection::send(const Json& request) {
+    std::string line = request.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+    for (std::string_view rest = line; !rest.empty();) {
+        ssize_t sent = ::send(socket_.get(), rest.data(), rest.size(), MSG_NOSIGNAL);
+        if (sent < 0 && errno == EINTR) continue;
+        if (sent < 0) return fail_errno(errno, "send the request");
+        rest.remove_prefix(static_cast<size_t>(sent));
+    }
+    return {};
+}
+
+Result<std::optional<std::string>> Connection::read_line() {
+    size_t searched = 0;
+    for (;;) {
+        auto newline = received_.find('\n', searched);
+        if (newline != std::string::npos) {
+            auto line = received_.substr(0, newline);
+            received_.erase(0, newline + 1);
+            return line;
+        }
+        searched = received_.size();
+        char buffer[65536];
+        ssize_t count = ::recv(socket_.get(), buffer, sizeof(buffer), 0);
+        if (count < 0 && errno == EINTR) continue;
+        // A master that is killed while it has our bytes unread ends with a reset.
+        if (count == 0 || (count < 0 && errno == ECONNRESET)) return std::nullopt;
+        if (count < 0) return fail_errno(errno, "read the reply");
+        received_.append(buffer, static_cast<size_t>(count));
+    }
+}
+
+Json make_request(const std::string& verb, Json args) {
+    return {{"v", 1}, {"id", 1}, {"verb", verb}, {"args", std::move(args)}};
+}
+
+Result<Json> parse_reply(const std::string& line) {
+    auto reply = Json::parse(line, nullptr, false);
+    if (!reply.is_object() || !reply.contains("ok") || !reply["ok"].is_boolean())
+        return fail("protocol",
+                    "the master's answer is not understood: are the client and the "
+                    "master of one version?");
+    if (reply["ok"] == true) return reply.contains("data") ? reply["data"] : Json::object();
+
+    Error error{"failed", "the master refused and gave no reason", 0};
+    const auto& given = reply["error"];
+    if (!given.is_object()) return tl::unexpected(error);
+    if (given.contains("code") && given["code"].is_string()) error.code = given["code"];
+    if (given.contains("text") && given["text"].is_string())
+        error.text = escape(given["text"].get_ref<const std::string&>());
+    return tl::unexpected(error);
+}
+
+}  // namespace drover::cli

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT
+//
+// The control socket's JSON → what a person reads. Pure, and tolerant: a field that is absent, null
+// or of another type is shown as "-". Every text in it may come from a worker and is escaped.
+#pragma once
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace drover::cli {
+
+using Json = nlohmann::ordered_json;  // keeps the order in which the fields came
+
+struct Style {
+    bool color = false;
+    std::chrono::system_clock::time_point now;  // for uptimes
+};
+
+// `ls`: one line per status object, under a heading.
+std::string render_clusters(const std::vector<Json>& statuses, const Style& style);
+
+// `status`: some lines about the cluster, then the table of its workers.
+std::string render_status(const Json& status, const Style& style);
+
+// `events`: one line.
+std::string render_event(const Json& event, const Style& style);
+
+// "850ms" "3.2s" "12m 5s" "3h 12m" "4d 2h".
+std::string human_duration(std::chrono::milliseconds duration);
+
+// "512" "1.5K" "20M".
+std::string human_bytes(uint64_t bytes);
+
+// RFC 3339 in UTC, as in "2025-01-31T10:00:00.123Z"; nothing where it is anything else.
+std::optional<std::chrono::system_clock::time_point> parse_time(const std::string& text);
+
+}  // namespace drover::cli

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: MIT
+//
+// What may be sent to a terminal.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace drover::cli {
+
+// Colours: on a terminal, unless NO_COLOR is set (and not empty) or TERM is "dumb".
+bool use_color(int fd);
+
+// Text from a worker, a command line or the network, made harmless: control characters, bytes that
+// are no UTF-8, and characters that turn the direction of writing become \n, \x1b, \u202e …
+std::string escape(std::string_view text);
+
+// Writes to standard output; a reader that went away is no error of ours.
+void put(std::string_view text);
+
+// How many columns it takes: one per character, which is wrong for wide ones only.
+size_t columns(std::string_view text);
+
+}  // namespace drover::cli

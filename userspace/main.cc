@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: MIT
+//
+// drover: the wiring. One binary is the master (run), the client (every other verb), and the logger
+// process of a cluster (a hidden verb).
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "admin/narrator.h"
+#include "admin/server.h"
+#include "admin/supervisor_commands.h"
+#include "base/event_loop.h"
+#include "base/log.h"
+#include "base/paths.h"
+#include "cli/checks.h"
+#include "cli/cli.h"
+#include "logger/logger.h"
+#include "steer/ground.h"
+#include "supervisor/cluster_effects.h"
+#include "supervisor/leftovers.h"
+#include "supervisor/supervisor.h"
+
+namespace {
+
+using namespace drover;
+
+// Tells every event to the terminal and to the control socket's followers.
+class Audience : public supervisor::Observer {
+  public:
+    explicit Audience(const std::string& cluster) : narrator_(cluster) {}
+    void attach(const supervisor::Supervisor& supervisor, admin::ControlServer& server) {
+        supervisor_ = &supervisor;
+        server_ = &server;
+    }
+    void on_event(const supervisor::Event& event) override {
+        narrator_.on_event(event, *supervisor_);
+        server_->publish(event);
+    }
+
+  private:
+    admin::Narrator narrator_;
+    const supervisor::Supervisor* supervisor_ = nullptr;
+    admin::ControlServer* server_ = nullptr;
+};
+
+int refuse(const Error& error) {
+    log::error(error.text);
+    return error.code == "usage" ? cli::kUsage : cli::kFailed;
+}
+
+int run_master(const supervisor::Config& asked, const Paths& paths) {
+    // 1. Is this a machine on which drover works?
+    for (const Check& check : steer::check_ground(paths))
+        if (check.fatal && !check.ok) return refuse({"ground", check.text, 0});
+
+    // 2. What was asked for, complete and checked.
+    auto config = supervisor::complete(asked);
+    if (!config) return refuse(config.error());
+    if (!config->workers) config->workers = supervisor::usable_cpus();
+
+    // 3. One master per name, and nothing that an earlier one left running.
+    auto lock = supervisor::lock_cluster(paths, config->name);
+    if (!lock) return refuse(lock.error());
+    auto leftovers = supervisor::find_leftovers(paths, config->name);
+    if (!leftovers.pids.empty())
+        return refuse({"leftovers", leftovers.text(config->name), 0});
+    if (leftovers.any()) {
+        auto cleaned = supervisor::clean_leftovers(paths, config->name, std::chrono::seconds(1));
+        if (!cleaned) return refuse(cleaned.error());
+        lock = supervisor::lock_cluster(paths, config->name);
+        if (!lock) return refuse(lock.error());
+    }
+    std::string pid = std::to_string(::getpid());
+    (void)::ftruncate(lock->get(), 0);
+    [[maybe_unused]] auto written = ::pwrite(lock->get(), pid.data(), pid.size(), 0);
+
+    // 4. The event loop; a terminal that goes away must not end the master.
+    std::signal(SIGPIPE, SIG_IGN);
+    auto loop = EventLoop::open();
+    if (!loop) return refuse(loop.error());
+
+    // 5. Steering is loaded and named ports are taken, the logger runs.
+    auto effects = supervisor::ClusterEffects::open(*config, paths, *loop);
+    if (!effects) {
+        supervisor::remove_run_folder(paths, config->name);
+        return refuse(effects.error());
+    }
+    if (::geteuid() == 0 && config->user.empty())
+        log::warn("workers run as root: --user NAME gives them a user of their own");
+
+    // 6. The supervisor, and who is told.
+    Audience audience(config->name);
+    supervisor::Supervisor cluster(*config, *loop, **effects, audience);
+    (*effects)->set_observer(cluster);
+    admin::SupervisorCommands commands(cluster);
+    auto server = admin::ControlServer::open(*loop, paths.control_socket(config->name),
+                                             config->name, commands);
+    if (!server) {
+        (*effects)->close([] {});
+        supervisor::remove_run_folder(paths, config->name);
+        return refuse(server.error());
+    }
+    audience.attach(cluster, **server);
+
+    // 7. Signals: the first asks for a drained end, the second for a quick one.
+    bool asked_to_stop = false;
+    auto stop = [&cluster, &asked_to_stop](int) {
+        if (asked_to_stop) return cluster.stop_now();
+        asked_to_stop = true;
+        cluster.stop(std::nullopt, [](const Result<void>&) {});
+    };
+    auto on_interrupt = loop->on_signal(SIGINT, stop);
+    auto on_terminate = loop->on_signal(SIGTERM, stop);
+
+    // 8. From here on the master never exits on an error.
+    EventLoop::Source leave;
+    cluster.start([&](int status) {
+        leave = loop->soon([&effects, &loop, &leave, status] {
+            (*effects)->close([&loop, status] { loop->exit(status); });
+        });
+    });
+    int status = loop->run();
+
+    // 9. Nothing is left behind.
+    server->reset();
+    supervisor::remove_run_folder(paths, config->name);
+    return status;
+}
+
+// `drover stop NAME` where the master is dead: its workers are ended here.
+std::optional<int> stop_leftovers(const cli::Invocation& invocation, const Paths& paths) {
+    if (invocation.verb != "stop" || invocation.cluster.empty() || invocation.worker)
+        return std::nullopt;
+    if (::geteuid() != 0) return std::nullopt;
+    auto leftovers = supervisor::find_leftovers(paths, invocation.cluster);
+    if (!leftovers.any()) return std::nullopt;
+    auto lock = supervisor::lock_cluster(paths, invocation.cluster);
+    if (!lock) return std::nullopt;  // its master lives: ask it
+    auto cleaned =
+        supervisor::clean_leftovers(paths, invocation.cluster, std::chrono::seconds(10));
+    if (!cleaned) return refuse(cleaned.error());
+    std::printf("%s: its master was dead; ended what it had left (%zu processes)\n",
+                invocation.cluster.c_str(), leftovers.pids.size());
+    return cli::kDone;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    if (argc >= 3 && std::strcmp(argv[1], "logger") == 0) return logger::logger_main(argv[2]);
+
+    auto invocation = cli::parse(argc, argv);
+    if (!invocation) return invocation.error();
+    Paths paths = Paths::from_environment();
+    if (invocation->verb == "run") return run_master(invocation->config, paths);
+    if (invocation->verb == "doctor")
+        return cli::print_checks(steer::check_ground(paths), invocation->json);
+    if (auto stopped = stop_leftovers(*invocation, paths)) return *stopped;
+    return cli::run_client(*invocation, paths);
+}

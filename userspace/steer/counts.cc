@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: MIT
+//
+// Steering's numbers: what they are now, and whether they still agree with the kernel.
+//
+// The programs' counts are exact by construction; reconciliation is the proof, and the repair should
+// the proof ever fail. Corrections are counted; zero is expected.
+#include <algorithm>
+#include <unordered_map>
+
+#include "steer/steering.h"
+
+namespace drover::steer {
+
+int64_t Steering::live(uint32_t worker) const {
+    auto found = members_.find(worker);
+    return found == members_.end() ? 0 : slots_->read(found->second.slot).live;
+}
+
+std::map<uint32_t, WorkerCounts> Steering::counts() const {
+    std::unordered_map<uint64_t, uint32_t> queued;
+    if (auto sockets = list_sockets(kListening))
+        for (const Socket& socket : *sockets) queued[socket.cookie] = socket.queued;
+    std::map<uint32_t, WorkerCounts> counts;
+    for (const auto& [worker, member] : members_) {
+        WorkerCounts& count = counts[worker];
+        drover_slot slot = slots_->read(member.slot);
+        for (const auto& [cookie, listener] : member.listeners)
+            if (auto found = queued.find(cookie); found != queued.end())
+                count.queued += found->second;
+        count.live = std::max<int64_t>(slot.live, 0);
+        uint64_t came = slot.established_total + slot.moved_in_total;
+        uint64_t left = slot.moved_out_total + count.queued;
+        count.accepted_total = came > left ? came - left : 0;
+    }
+    return counts;
+}
+
+std::vector<GroupState> Steering::groups() const {
+    std::unordered_map<uint64_t, uint32_t> queued;
+    if (auto sockets = list_sockets(kListening))
+        for (const Socket& socket : *sockets) queued[socket.cookie] = socket.queued;
+    std::vector<GroupState> states;
+    for (const auto& [index, group] : groups_) {
+        GroupState state{group.endpoint, group.v6only, {}, 0};
+        for (uint16_t slot : group.active) state.active.push_back(slots_->owner(slot));
+        if (auto found = queued.find(group.keeper_cookie); found != queued.end())
+            state.parked = found->second;
+        states.push_back(std::move(state));
+    }
+    return states;
+}
+
+Totals Steering::totals() const {
+    Totals totals;
+    for (uint32_t index : used_groups_) {
+        auto counts = programs_->decisions(index);
+        for (size_t reason = 0; reason < counts.size(); reason++)
+            totals.reasons[reason] += counts[reason];
+    }
+    totals.corrections = corrections_;
+    totals.moved = programs_->totals().moves_total;
+    totals.events_lost = programs_->totals().events_lost_total;
+    return totals;
+}
+
+void Steering::reconcile() {
+    if (auto listening = list_sockets(kListening)) rescan(*listening);
+    correct_counts();
+    retire_idle_groups();
+    // A worker of the same user could have detached the program before the guard saw it, through a
+    // socket that it got from elsewhere. To attach again costs nothing and changes nothing else.
+    for (auto& [index, group] : groups_)
+        if (group.keeper.is_open()) (void)programs_->attach_steering(group.keeper.get());
+}
+
+// Finds what an event that was lost would have told.
+void Steering::rescan(const std::vector<Socket>& listening) {
+    std::map<uint64_t, uint32_t> worker_of;
+    for (const auto& [worker, member] : members_) worker_of[member.cgroup.id()] = worker;
+    std::set<uint64_t> present;
+    for (const Socket& socket : listening) {
+        present.insert(socket.cookie);
+        auto worker = worker_of.find(socket.cgroup_id);
+        auto index = programs_->group_index(socket.local);
+        if (worker == worker_of.end() || !index) continue;
+        auto slot = static_cast<uint32_t>(members_.at(worker->second).slot);
+        bool steered = programs_->listener_cookie(*index, slot) == socket.cookie;
+        adopt(worker->second, socket.cookie, Listener{socket.local, *index, steered});
+    }
+    std::vector<std::pair<uint32_t, uint64_t>> gone;
+    for (const auto& [worker, member] : members_)
+        for (const auto& [cookie, listener] : member.listeners)
+            if (!present.contains(cookie)) gone.emplace_back(worker, cookie);
+    for (const auto& [worker, cookie] : gone) on_close(worker, cookie);
+}
+
+uint64_t Steering::live_changes(int slot) const {
+    drover_slot counts = slots_->read(slot);
+    return counts.established_total + counts.closed_total + counts.moved_in_total +
+           counts.moved_out_total;
+}
+
+// A difference seen while connections come and go may be the time between the two looks. So it is
+// believed only when nothing changed between them, and only when the next round shows the same.
+void Steering::correct_counts() {
+    std::map<int, uint64_t> before;
+    for (const auto& [worker, member] : members_) before[member.slot] = live_changes(member.slot);
+    auto sockets = list_sockets(kLive);
+    if (!sockets) return;
+
+    std::unordered_map<uint64_t, drover_tag> moved;
+    if (programs_->totals().moves_total > 0)
+        for (const auto& entry : programs_->moved()) moved[entry.cookie] = entry.tag;
+    std::map<uint64_t, int> slot_of;
+    for (const auto& [worker, member] : members_) slot_of[member.cgroup.id()] = member.slot;
+
+    std::map<int, int64_t> truth;
+    for (const Socket& socket : *sockets) {
+        if (!ownership_.owns(socket.local.port())) continue;  // the worker's own client side
+        if (auto elsewhere = moved.find(socket.cookie); elsewhere != moved.end())
+            truth[static_cast<int>(elsewhere->second.slot)]++;
+        else if (auto home = slot_of.find(socket.cgroup_id); home != slot_of.end())
+            truth[home->second]++;
+    }
+    for (const auto& [slot, changes] : before) {
+        int64_t difference = truth[slot] - slots_->read(slot).live;
+        Drift& drift = drift_[slot];
+        bool quiet = live_changes(slot) == changes;
+        if (!quiet) continue;
+        drift.rounds = difference != 0 && difference == drift.last ? drift.rounds + 1 : 0;
+        drift.last = difference;
+        if (difference == 0 || drift.rounds == 0) continue;
+        slots_->correct(slot, difference);
+        corrections_ += static_cast<uint64_t>(std::abs(difference));
+        drift = {};
+    }
+}
+
+// A group whose workers have all closed their listener by their own choice, while they listen
+// elsewhere, is over: its keeper would let clients wait for ever. A group whose workers are being
+// replaced is not: then nobody is active anywhere.
+void Steering::retire_idle_groups() {
+    constexpr int kRounds = 2;
+    bool somebody_serves =
+        std::ranges::any_of(groups_, [](const auto& entry) { return !entry.second.active.empty(); });
+    for (auto entry = groups_.begin(); entry != groups_.end();) {
+        Group& group = entry->second;
+        uint32_t index = entry->first;
+        bool listened = std::ranges::any_of(members_, [index](const auto& member) {
+            return std::ranges::any_of(member.second.listeners, [index](const auto& listener) {
+                return listener.second.group == index;
+            });
+        });
+        group.idle_rounds = listened || !somebody_serves ? 0 : group.idle_rounds + 1;
+        if (group.idle_rounds < kRounds) {
+            ++entry;
+            continue;
+        }
+        programs_->drop_group(group.endpoint, index);
+        entry = groups_.erase(entry);
+    }
+}
+
+}  // namespace drover::steer

@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: MIT
+#include "steer/steering.h"
+
+#include <fmt/format.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <climits>
+
+#include "steer/queue.h"
+
+namespace drover::steer {
+
+namespace {
+
+constexpr std::chrono::seconds kReconcileEvery{5};
+
+uint64_t cookie_of(int socket) {
+    uint64_t cookie = 0;
+    socklen_t length = sizeof(cookie);
+    ::getsockopt(socket, SOL_SOCKET, SO_COOKIE, &cookie, &length);
+    return cookie;
+}
+
+// Depth of a cgroup below the root of the hierarchy, as the programs count it.
+Result<uint32_t> depth_of(const std::string& path) {
+    auto mount = Cgroup::mount_point();
+    if (!mount) return tl::unexpected(mount.error());
+    if (path.rfind(*mount, 0) != 0)
+        return fail("usage", fmt::format("{} is not below the cgroup v2 mount {}", path, *mount));
+    std::string below = path.substr(mount->size());
+    return static_cast<uint32_t>(std::count(below.begin(), below.end(), '/'));
+}
+
+}  // namespace
+
+Steering::Steering(Options options, EventLoop& loop, Observer& observer, const Paths& paths)
+    : options_(std::move(options)),
+      loop_(loop),
+      observer_(observer),
+      ownership_(paths.port_locks(), options_.cluster),
+      pin_folder_(paths.bpffs(options_.cluster)) {}
+
+Steering::~Steering() = default;
+
+Result<std::unique_ptr<Steering>> Steering::open(Options options, const Paths& paths,
+                                                 const Cgroup& cluster, EventLoop& loop,
+                                                 Observer& observer) {
+    std::unique_ptr<Steering> self(new Steering(std::move(options), loop, observer, paths));
+    auto keeper = Cgroup::create(cluster.path() + "/keeper");
+    if (!keeper) return tl::unexpected(keeper.error());
+    self->keeper_cgroup_ = std::move(*keeper);
+    self->our_cgroups_.insert(self->keeper_cgroup_.id());
+
+    auto depth = depth_of(self->keeper_cgroup_.path());
+    if (!depth) return tl::unexpected(depth.error());
+    auto mounted = ensure_bpffs(self->pin_folder_);
+    if (!mounted) return tl::unexpected(mounted.error());
+    drover_config config{*depth, self->options_.ports.empty() ? 0u : 1u};
+    auto* raw = self.get();
+    auto programs = Programs::load(cluster, self->pin_folder_, config,
+                                   [raw](const drover_event& event) { raw->on_event(event); });
+    if (!programs) {
+        (void)remove_pins(self->pin_folder_);
+        return tl::unexpected(programs.error());
+    }
+    self->programs_ = std::move(*programs);
+    self->programs_->set_policy(self->options_.policy);
+    self->slots_ = std::make_unique<SlotTable>(self->programs_->slots());
+    self->slots_->take_keeper_slot();
+    self->programs_->tag_cgroup(self->keeper_cgroup_.id(), {DROVER_KEEPER_SLOT, kKeeperWorker});
+    self->on_events_ = loop.on_io(self->programs_->events_fd(), EPOLLIN,
+                                  [raw](uint32_t) { raw->serve_events(); });
+    auto opened = self->open_named_ports();
+    if (!opened) {
+        self->close();
+        return tl::unexpected(opened.error());
+    }
+    self->schedule_reconcile();
+    return self;
+}
+
+// Ports that were named are ours before the first worker starts; those named with an address also
+// have their keeper, so that connections wait from the first moment on.
+Result<void> Steering::open_named_ports() {
+    for (const NamedPort& port : options_.ports) {
+        auto at = Endpoint::parse(port.address.empty() ? "::" : port.address, port.number);
+        if (!at) return tl::unexpected(at.error());
+        auto claimed =
+            ownership_.claim(*at, [this](uint64_t cgroup) { return is_ours(cgroup); });
+        if (!claimed) return fail("conflict", claimed.error().text);
+        programs_->set_port(port.number, DROVER_PORT_NAMED | DROVER_PORT_OWNED);
+        if (port.address.empty()) continue;
+        auto index = programs_->make_group(*at);
+        if (!index) return tl::unexpected(index.error());
+        auto made = set_up_group(*index, *at, false, options_.uid);
+        if (!made) return made;
+    }
+    return {};
+}
+
+bool Steering::is_ours(uint64_t cgroup_id) const { return our_cgroups_.contains(cgroup_id); }
+
+Result<int> Steering::add_worker(uint32_t worker, const Cgroup& cgroup) {
+    auto slot = slots_->take(worker);
+    if (!slot) return slot;
+    auto own = Cgroup::open(cgroup.path());
+    if (!own) return tl::unexpected(own.error());
+    our_cgroups_.insert(cgroup.id());
+    programs_->tag_cgroup(cgroup.id(), {static_cast<uint32_t>(*slot), worker});
+    Member member;
+    member.slot = *slot;
+    member.cgroup = std::move(*own);
+    members_.emplace(worker, std::move(member));
+    return slot;
+}
+
+void Steering::remove_worker(uint32_t worker) {
+    auto found = members_.find(worker);
+    if (found == members_.end()) return;
+    Member& member = found->second;
+    for (const auto& [cookie, listener] : member.listeners) programs_->forget_listener(cookie);
+    programs_->untag_cgroup(member.cgroup.id());
+    our_cgroups_.erase(member.cgroup.id());
+    drift_.erase(member.slot);
+    int slot = member.slot;
+    members_.erase(found);
+    update_active_sets();
+    slots_->give_back(slot);
+}
+
+void Steering::activate(uint32_t worker) {
+    auto found = members_.find(worker);
+    if (found == members_.end() || found->second.active) return;
+    found->second.active = true;
+    update_active_sets();
+}
+
+void Steering::deactivate(uint32_t worker) {
+    auto found = members_.find(worker);
+    if (found == members_.end() || !found->second.active) return;
+    found->second.active = false;
+    update_active_sets();
+    found->second.handshakes.clear();
+    if (auto sockets = list_sockets(kHandshake))
+        for (const Socket& socket : *sockets)
+            if (ownership_.owns(socket.local.port()))
+                found->second.handshakes.insert(socket.cookie);
+}
+
+// A handshake under way cannot be told to be this worker's. So all of those that there were at
+// deactivation must have ended; later ones are not its. Their cookies become their connections'.
+bool Steering::is_drained(uint32_t worker) {
+    auto found = members_.find(worker);
+    if (found == members_.end()) return true;
+    auto& handshakes = found->second.handshakes;
+    if (live(worker) > 0) return false;
+    if (handshakes.empty()) return true;
+    auto sockets = list_sockets(kHandshake);
+    if (!sockets) return true;
+    std::set<uint64_t> still;
+    for (const Socket& socket : *sockets)
+        if (handshakes.contains(socket.cookie)) still.insert(socket.cookie);
+    handshakes = std::move(still);
+    // One that ended between the two looks may be a connection now.
+    return handshakes.empty() && live(worker) == 0;
+}
+
+bool Steering::is_active(uint32_t worker) const {
+    auto found = members_.find(worker);
+    return found != members_.end() && found->second.active;
+}
+
+void Steering::update_active_sets() {
+    for (const auto& [index, group] : groups_) update_active_set(index);
+}
+
+// Wanted: the slots of active workers that have a steered listener in the group.
+void Steering::update_active_set(uint32_t index) {
+    Group& group = groups_.at(index);
+    std::vector<uint16_t> wanted;
+    for (const auto& [worker, member] : members_) {
+        if (!member.active) continue;
+        bool listens = std::ranges::any_of(member.listeners, [index](const auto& entry) {
+            return entry.second.steered && entry.second.group == index;
+        });
+        if (listens) wanted.push_back(static_cast<uint16_t>(member.slot));
+    }
+    if (wanted == group.active) return;
+    bool was_empty = group.active.empty();
+    group.active = wanted;
+    write_active_set(programs_->groups()[index], wanted);
+    // Whoever waited for a worker gets one now.
+    if (was_empty && group.keeper.is_open()) {
+        auto moved = move_queue(group.keeper.get(), keeper_backlog());
+        if (!moved) observer_.on_trouble(moved.error().text);
+    }
+}
+
+void Steering::refuse_when_idle() {
+    refusing_ = true;
+    for (auto& [index, group] : groups_) group.keeper.reset();
+}
+
+void Steering::set_policy(drover_policy policy) {
+    options_.policy = policy;
+    programs_->set_policy(policy);
+}
+
+void Steering::serve_events() { programs_->consume_events(); }
+
+int Steering::keeper_backlog() const { return options_.backlog > 0 ? options_.backlog : INT_MAX; }
+
+void Steering::on_event(const drover_event& event) {
+    if (event.worker == kKeeperWorker) return;
+    switch (event.kind) {
+        case DROVER_EVENT_BIND:
+            on_bind(event);
+            break;
+        case DROVER_EVENT_LISTEN:
+            on_listen(event);
+            break;
+        case DROVER_EVENT_CLOSE:
+            on_close(event.worker, event.cookie);
+            break;
+        case DROVER_EVENT_DENIED:
+            observer_.on_denied(event.worker, static_cast<int>(event.option));
+            break;
+        default:
+            break;
+    }
+}
+
+// True when the port is the cluster's. A conflict is told once, for the worker that met it.
+bool Steering::own_port(uint32_t worker, const Endpoint& endpoint) {
+    if (programs_->port_flags(endpoint.port()) & DROVER_PORT_OWNED) return true;
+    auto claimed =
+        ownership_.claim(endpoint, [this](uint64_t cgroup) { return is_ours(cgroup); });
+    if (!claimed) {
+        observer_.on_conflict(worker, claimed.error());
+        return false;
+    }
+    programs_->set_port(endpoint.port(),
+                        programs_->port_flags(endpoint.port()) | DROVER_PORT_OWNED);
+    return true;
+}
+
+// Asked already when a worker binds: where the port is taken, bind() fails and the worker dies of
+// it with words of its own; ours name the other.
+void Steering::on_bind(const drover_event& event) {
+    if (!members_.contains(event.worker)) return;
+    own_port(event.worker, Endpoint{event.key});
+}
+
+void Steering::on_listen(const drover_event& event) {
+    Endpoint endpoint{event.key};
+    auto found = members_.find(event.worker);
+    if (found == members_.end()) return;
+    if (event.result == DROVER_LISTEN_NO_GROUP || event.result == DROVER_LISTEN_FAILED) {
+        std::string why = event.result == DROVER_LISTEN_NO_GROUP
+                              ? fmt::format("the cluster listens on more than {} addresses and ports",
+                                            DROVER_MAX_GROUPS)
+                              : std::strerror(-event.error);
+        observer_.on_trouble(fmt::format("a listener on {} is not steered: {}", endpoint.text(), why));
+        return;
+    }
+    adopt(event.worker, event.cookie,
+          Listener{endpoint, event.group, event.result == DROVER_LISTEN_STEERED});
+}
+
+void Steering::adopt(uint32_t worker, uint64_t cookie, const Listener& listener) {
+    Member& member = members_.at(worker);
+    if (member.listeners.contains(cookie)) return;
+    if (!own_port(worker, listener.endpoint)) return;
+    if (!groups_.contains(listener.group)) {
+        Socket description;
+        auto sockets = list_sockets(kListening);
+        if (sockets)
+            for (const Socket& socket : *sockets)
+                if (socket.cookie == cookie) description = socket;
+        auto made = set_up_group(listener.group, listener.endpoint, description.v6only,
+                                 description.uid);
+        if (!made) observer_.on_trouble(made.error().text);
+    }
+    member.listeners[cookie] = listener;
+    if (groups_.contains(listener.group)) update_active_set(listener.group);
+    observer_.on_listening(worker, listener.endpoint, !listener.steered);
+}
+
+// A group gets its keeper, and through the keeper's socket the program for all its members.
+Result<void> Steering::set_up_group(uint32_t index, const Endpoint& endpoint, bool v6only,
+                                    uid_t uid) {
+    Group group;
+    group.endpoint = endpoint;
+    group.v6only = v6only;
+    write_active_set(programs_->groups()[index], {});
+    programs_->groups()[index].turn = 0;
+    auto keeper = make_keeper(
+        {endpoint, v6only, uid, keeper_backlog(), keeper_cgroup_.fd()});
+    if (!keeper)
+        return wrap(keeper.error(), "connections to this port are not steered, because no keeper "
+                                    "could be made");
+    if (auto attached = programs_->attach_steering(keeper->get()); !attached) return attached;
+    group.keeper_cookie = cookie_of(keeper->get());
+    group.keeper = std::move(*keeper);
+    groups_[index] = std::move(group);
+    used_groups_.insert(index);
+    return {};
+}
+
+void Steering::on_close(uint32_t worker, uint64_t cookie) {
+    programs_->forget_listener(cookie);
+    auto found = members_.find(worker);
+    if (found == members_.end()) return;
+    auto listener = found->second.listeners.find(cookie);
+    if (listener == found->second.listeners.end()) return;
+    Listener closed = listener->second;
+    found->second.listeners.erase(listener);
+    if (closed.steered) promote(worker, closed);
+    update_active_set(closed.group);
+    bool still_listens =
+        std::ranges::any_of(found->second.listeners, [&closed](const auto& entry) {
+            return entry.second.group == closed.group;
+        });
+    if (!still_listens) observer_.on_listener_closed(worker, closed.endpoint);
+}
+
+// The next listener of the same worker at the same endpoint takes the slot of the one that closed.
+void Steering::promote(uint32_t worker, const Listener& closed) {
+    Member& member = members_.at(worker);
+    for (auto& [cookie, listener] : member.listeners) {
+        if (listener.steered || listener.group != closed.group) continue;
+        auto sockets = list_sockets(kListening);
+        if (!sockets) return;
+        for (const Socket& socket : *sockets) {
+            if (socket.cookie != cookie) continue;
+            auto borrowed = borrow_socket(member.cgroup, socket.inode);
+            if (!borrowed) continue;
+            auto slot = static_cast<uint32_t>(member.slot);
+            if (programs_->put_listener(listener.group, slot, borrowed->get())) {
+                listener.steered = true;
+                return;
+            }
+        }
+    }
+}
+
+void Steering::schedule_reconcile() {
+    on_reconcile_ = loop_.after(kReconcileEvery, [this] {
+        reconcile();
+        schedule_reconcile();
+    });
+}
+
+void Steering::close() {
+    on_events_.reset();
+    on_reconcile_.reset();
+    groups_.clear();
+    if (programs_) programs_->unpin();
+    programs_.reset();
+    (void)keeper_cgroup_.remove();
+}
+
+}  // namespace drover::steer

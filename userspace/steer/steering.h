@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: MIT
+//
+// Steering: the façade of this folder, and all that the rest of drover sees of BPF.
+//
+// It keeps the maps in step with the workers. What it wants: a slot per worker, a group per address
+// and port with a keeper in it, and in each group's active set the slots that were activated and
+// listen there. What happens arrives from the programs (a worker binds, listens, closes), and what
+// the supervisor must know is told to the Observer.
+//
+// It decides nothing about workers' lives, and touches no connection.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/cgroup.h"
+#include "base/event_loop.h"
+#include "base/paths.h"
+#include "base/result.h"
+#include "steer/diag.h"
+#include "steer/endpoint.h"
+#include "steer/ports.h"
+#include "steer/programs.h"
+#include "steer/slots.h"
+
+namespace drover::steer {
+
+class Observer {
+  public:
+    virtual ~Observer() = default;
+    // The worker's socket listens and is in its slot; `extra`: it is the worker's second one at the
+    // same endpoint and gets no traffic until the first closes.
+    virtual void on_listening(uint32_t worker, const Endpoint& endpoint, bool extra) = 0;
+    // The worker no longer listens at the endpoint.
+    virtual void on_listener_closed(uint32_t worker, const Endpoint& endpoint) = 0;
+    // The port that the worker binds belongs to somebody else.
+    virtual void on_conflict(uint32_t worker, const Conflict& conflict) = 0;
+    // The worker tried to attach or detach a reuseport program and got EPERM.
+    virtual void on_denied(uint32_t worker, int option) = 0;
+    // Something could not be done; steering goes on as well as it can.
+    virtual void on_trouble(const std::string& text) = 0;
+};
+
+struct NamedPort {
+    int number = 0;
+    std::string address;  // empty: any
+};
+
+struct Options {
+    std::string cluster;
+    drover_policy policy = DROVER_POLICY_LEAST_CONN;
+    std::vector<NamedPort> ports;  // empty: every port that the workers bind
+    uid_t uid = 0;                 // of the workers, for keepers made before the first listens
+    int backlog = 0;               // of keepers; 0: as much as the system allows
+};
+
+struct WorkerCounts {
+    int64_t live = 0;
+    uint64_t queued = 0;
+    uint64_t accepted_total = 0;
+};
+
+struct GroupState {
+    Endpoint endpoint;
+    bool v6only = false;
+    std::vector<uint32_t> active;  // worker ids
+    uint64_t parked = 0;
+};
+
+struct Totals {
+    uint64_t reasons[DROVER_REASON_COUNT] = {};
+    uint64_t corrections = 0;
+    uint64_t moved = 0;
+    uint64_t events_lost = 0;
+};
+
+class Steering {
+  public:
+    // Loads and attaches everything, makes the keepers of ports named with an address. Error codes:
+    // "bpf", "conflict" (a named port is taken), "system".
+    static Result<std::unique_ptr<Steering>> open(Options options, const Paths& paths,
+                                                  const Cgroup& cluster, EventLoop& loop,
+                                                  Observer& observer);
+    ~Steering();
+
+    // A slot for a worker that is about to start in the cgroup. Returns the slot.
+    Result<int> add_worker(uint32_t worker, const Cgroup& cgroup);
+    // Its processes are gone.
+    void remove_worker(uint32_t worker);
+
+    // New connections may go to it, at every endpoint where it listens, now and later. Connections
+    // that were parked are moved to it.
+    void activate(uint32_t worker);
+    void deactivate(uint32_t worker);
+    [[nodiscard]] bool is_active(uint32_t worker) const;
+    // After deactivate(): true when no connection is left that was, or is still about to be, the
+    // worker's: none live or queued, and every handshake that was under way is done or gone.
+    [[nodiscard]] bool is_drained(uint32_t worker);
+
+    // From now on new connections are refused instead of parked when no worker is active: the
+    // cluster ends.
+    void refuse_when_idle();
+
+    void set_policy(drover_policy policy);
+
+    // What the programs reported and was not served yet. Before a worker's exit is judged, so that
+    // the conflict it died of is known first.
+    void serve_events();
+
+    [[nodiscard]] int64_t live(uint32_t worker) const;  // no system call
+    // Counts of all workers, with queues as the kernel has them now.
+    [[nodiscard]] std::map<uint32_t, WorkerCounts> counts() const;
+    [[nodiscard]] std::vector<GroupState> groups() const;
+    [[nodiscard]] Totals totals() const;
+
+    // Compares with the kernel's truth; called by itself every few seconds.
+    void reconcile();
+
+    // Detaches everything, removes pins and locks, closes the keepers.
+    void close();
+
+  private:
+    struct Listener {
+        Endpoint endpoint;
+        uint32_t group = 0;
+        bool steered = false;
+    };
+    struct Member {
+        int slot = 0;
+        Cgroup cgroup;
+        bool active = false;
+        std::map<uint64_t, Listener> listeners;  // by cookie
+        std::set<uint64_t> handshakes;           // that were under way at deactivate(), by cookie
+    };
+    struct Group {
+        Endpoint endpoint;
+        bool v6only = false;
+        Fd keeper;
+        uint64_t keeper_cookie = 0;
+        std::vector<uint16_t> active;
+        int idle_rounds = 0;
+    };
+    // What one look at the live connections saw, to tell drift from traffic.
+    struct Drift {
+        int64_t last = 0;
+        int rounds = 0;
+    };
+
+    Steering(Options options, EventLoop& loop, Observer& observer, const Paths& paths);
+
+    Result<void> open_named_ports();
+    [[nodiscard]] bool is_ours(uint64_t cgroup_id) const;
+    void on_event(const drover_event& event);
+    void on_bind(const drover_event& event);
+    void on_listen(const drover_event& event);
+    void on_close(uint32_t worker, uint64_t cookie);
+    void adopt(uint32_t worker, uint64_t cookie, const Listener& listener);
+    void promote(uint32_t worker, const Listener& closed);
+    bool own_port(uint32_t worker, const Endpoint& endpoint);
+    Result<void> set_up_group(uint32_t index, const Endpoint& endpoint, bool v6only, uid_t uid);
+    void update_active_set(uint32_t index);
+    void update_active_sets();
+    [[nodiscard]] int keeper_backlog() const;
+    [[nodiscard]] uint64_t live_changes(int slot) const;
+    void rescan(const std::vector<Socket>& listening);
+    void correct_counts();
+    void retire_idle_groups();
+    void schedule_reconcile();
+
+    Options options_;
+    EventLoop& loop_;
+    Observer& observer_;
+    PortOwnership ownership_;
+    std::string pin_folder_;
+    Cgroup keeper_cgroup_;
+    std::unique_ptr<Programs> programs_;
+    std::unique_ptr<SlotTable> slots_;
+    std::map<uint32_t, Member> members_;  // by worker id
+    std::map<uint32_t, Group> groups_;    // by index
+    std::set<uint32_t> used_groups_;      // every index ever used: their counts stay in the totals
+    std::set<uint64_t> our_cgroups_;
+    std::map<int, Drift> drift_;
+    uint64_t corrections_ = 0;
+    bool refusing_ = false;
+    EventLoop::Source on_events_;
+    EventLoop::Source on_reconcile_;
+};
+
+}  // namespace drover::steer

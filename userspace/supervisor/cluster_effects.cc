@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: MIT
+#include "supervisor/cluster_effects.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <csignal>
+#include <fstream>
+#include <sstream>
+
+#include "base/log.h"
+#include "base/sys.h"
+
+extern char** environ;
+
+namespace drover::supervisor {
+
+namespace {
+
+constexpr std::chrono::milliseconds kEmptyLook{10};  // between two looks at an emptying cgroup
+
+drover_policy abi_policy(Policy policy) {
+    switch (policy) {
+        case Policy::hash:
+            return DROVER_POLICY_HASH;
+        case Policy::round_robin:
+            return DROVER_POLICY_ROUND_ROBIN;
+        case Policy::least_conn:
+            break;
+    }
+    return DROVER_POLICY_LEAST_CONN;
+}
+
+ListeningData listening_data(const steer::Endpoint& at) { return {"tcp", at.address(), at.port()}; }
+
+Result<std::vector<std::string>> read_env_files(const std::vector<std::string>& paths) {
+    std::vector<std::string> all;
+    for (const std::string& path : paths) {
+        std::ifstream file(path);
+        if (!file)
+            return fail("usage", fmt::format("cannot read --env-file {}: {}", path,
+                                             std::strerror(errno)));
+        std::stringstream content;
+        content << file.rdbuf();
+        auto parsed = parse_env_file(content.str());
+        if (!parsed) return wrap(parsed.error(), path);
+        all.insert(all.end(), parsed->begin(), parsed->end());
+    }
+    return all;
+}
+
+std::vector<std::string> own_environment() {
+    std::vector<std::string> all;
+    for (char** entry = environ; *entry != nullptr; entry++) all.emplace_back(*entry);
+    return all;
+}
+
+}  // namespace
+
+ClusterEffects::ClusterEffects(const Config& config, const Paths& paths, EventLoop& loop)
+    : config_(config), paths_(paths), loop_(loop) {}
+
+ClusterEffects::~ClusterEffects() = default;
+
+Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& config,
+                                                             const Paths& paths, EventLoop& loop) {
+    std::unique_ptr<ClusterEffects> self(new ClusterEffects(config, paths, loop));
+    auto identity = worker::find_identity(config.user, config.group);
+    if (!identity) return tl::unexpected(identity.error());
+    self->identity_ = std::move(*identity);
+    auto environment = read_env_files(config.env_files);
+    if (!environment) return tl::unexpected(environment.error());
+    self->file_environment_ = std::move(*environment);
+
+    auto cluster = Cgroup::create(paths.cgroup(config.name));
+    if (!cluster) return tl::unexpected(cluster.error());
+    self->cluster_ = std::move(*cluster);
+    auto logger = Cgroup::create(self->cluster_.path() + "/logger");
+    if (!logger) return tl::unexpected(logger.error());
+    self->logger_cgroup_ = std::move(*logger);
+
+    steer::Options options;
+    options.cluster = config.name;
+    options.policy = abi_policy(config.policy);
+    for (const Port& port : config.ports) options.ports.push_back({port.number, port.address});
+    options.uid = self->identity_ ? self->identity_->uid : 0;
+    options.backlog = config.backlog;
+    auto steering =
+        steer::Steering::open(std::move(options), paths, self->cluster_, loop, *self);
+    if (!steering) {
+        (void)self->cluster_.remove();
+        return tl::unexpected(steering.error());
+    }
+    self->steering_ = std::move(*steering);
+
+    self->output_ =
+        std::make_unique<worker::Output>(loop, config.name, self->logger_cgroup_.fd());
+    auto started =
+        self->output_->start([](const std::string& text) { log::warn(text); });
+    if (!started) {
+        self->steering_->close();
+        (void)self->cluster_.remove();
+        return tl::unexpected(started.error());
+    }
+    return self;
+}
+
+void ClusterEffects::close(std::function<void()> done) {
+    steering_->close();
+    constexpr std::chrono::milliseconds kReadTheRest{2000};
+    output_->finish(kReadTheRest, [this, done = std::move(done)] {
+        // Nothing of ours should be left; what is (a logger that hung) ends here.
+        if (cluster_.is_populated()) cluster_.kill();
+        if (auto removed = cluster_.remove(); !removed) log::warn(removed.error().text);
+        (void)::rmdir(paths_.cgroup_root.c_str());  // when this was the last cluster
+        (void)::rmdir(paths_.bpffs_root.c_str());
+        done();
+    });
+}
+
+Result<worker::SpawnRequest> ClusterEffects::request_for(WorkerId id, int instance, int generation,
+                                                         int workers) {
+    std::vector<std::string> extra = file_environment_;
+    extra.insert(extra.end(), config_.env.begin(), config_.env.end());
+    extra.push_back(fmt::format("DROVER_NAME={}", config_.name));
+    extra.push_back(fmt::format("DROVER_WORKER_ID={}", id));
+    extra.push_back(fmt::format("DROVER_INSTANCE={}", instance));
+    extra.push_back(fmt::format("DROVER_WORKERS={}", workers));
+    extra.push_back(fmt::format("DROVER_GENERATION={}", generation));
+    extra.push_back(fmt::format("NODE_APP_INSTANCE={}", instance));
+
+    worker::SpawnRequest request;
+    request.command = config_.command;
+    request.environment = worker::worker_environment(own_environment(), identity_, extra);
+    request.cwd = config_.cwd;
+    request.identity = identity_;
+    request.umask = config_.umask;
+    request.nofile = config_.nofile;
+    return request;
+}
+
+Result<Spawned> ClusterEffects::spawn(WorkerId id, int instance, int generation, int workers) {
+    Process& process = processes_[id];
+    auto undo = [this, id](Error error) {
+        steering_->remove_worker(static_cast<uint32_t>(id));
+        output_->remove_worker(id);
+        auto& cgroup = processes_[id].cgroup;
+        if (cgroup.fd() >= 0) (void)cgroup.remove();
+        processes_.erase(id);
+        return tl::unexpected<Error>(std::move(error));
+    };
+    auto request = request_for(id, instance, generation, workers);
+    if (!request) return undo(request.error());
+    auto cgroup = Cgroup::create(fmt::format("{}/w{}", cluster_.path(), id));
+    if (!cgroup) return undo(cgroup.error());
+    process.cgroup = std::move(*cgroup);
+    auto slot = steering_->add_worker(static_cast<uint32_t>(id), process.cgroup);
+    if (!slot) return undo(slot.error());
+    auto pipes = output_->add_worker(id, instance);
+    if (!pipes) return undo(pipes.error());
+    request->cgroup_fd = process.cgroup.fd();
+    request->stdout_fd = pipes->out.get();
+    request->stderr_fd = pipes->err.get();
+    auto spawned = worker::spawn(*request);
+    if (!spawned) return undo(spawned.error());
+
+    process.request = std::move(*request);
+    process.pid = spawned->pid;
+    process.pidfd = std::move(spawned->pidfd);
+    process.exec_status = std::move(spawned->exec_status);
+    process.on_exec_status = loop_.on_io(process.exec_status.get(), EPOLLIN,
+                                         [this, id](uint32_t) { on_exec_status(id); });
+    process.on_end =
+        loop_.on_io(process.pidfd.get(), EPOLLIN, [this, id](uint32_t) { on_end(id); });
+    return Spawned{process.pid, *slot};
+}
+
+void ClusterEffects::on_exec_status(WorkerId id) {
+    auto found = processes_.find(id);
+    if (found == processes_.end()) return;
+    Process& process = found->second;
+    process.on_exec_status.reset();
+    if (!process.exec_status.is_open()) return;
+    auto failure = worker::read_exec_failure(process.exec_status.get(), process.request);
+    process.exec_status.reset();
+    if (failure) return observer_->on_exec_failed(id, *failure);
+    observer_->on_exec(id);
+}
+
+// What the worker did before it ended is told before its end.
+void ClusterEffects::on_end(WorkerId id) {
+    auto found = processes_.find(id);
+    if (found == processes_.end()) return;
+    auto ended = worker::reap(found->second.pidfd.get());
+    if (!ended) return;
+    found->second.on_end.reset();
+    on_exec_status(id);
+    steering_->serve_events();
+    Exit exit;
+    exit.code = ended->code;
+    if (ended->signal) exit.signal = signal_name(*ended->signal);
+    observer_->on_exit(id, exit);
+}
+
+void ClusterEffects::activate(WorkerId id) { steering_->activate(static_cast<uint32_t>(id)); }
+
+void ClusterEffects::deactivate(WorkerId id) { steering_->deactivate(static_cast<uint32_t>(id)); }
+
+bool ClusterEffects::is_drained(WorkerId id) {
+    return steering_->is_drained(static_cast<uint32_t>(id));
+}
+
+Result<void> ClusterEffects::signal(WorkerId id, int number) {
+    auto found = processes_.find(id);
+    if (found == processes_.end()) return fail("no-such-worker", fmt::format("no worker {}", id));
+    if (sys::pidfd_send_signal(found->second.pidfd.get(), number) != 0 && errno != ESRCH)
+        return fail_errno(errno, fmt::format("send {} to worker {} (pid {})", signal_name(number),
+                                             id, found->second.pid));
+    return {};
+}
+
+void ClusterEffects::kill(WorkerId id) {
+    auto found = processes_.find(id);
+    if (found != processes_.end()) found->second.cgroup.kill();
+}
+
+void ClusterEffects::release(WorkerId id) {
+    auto found = processes_.find(id);
+    if (found == processes_.end() || found->second.leaving) return;
+    found->second.leaving = true;
+    leaving_++;
+    // What its main process left running gets the same signal, and time to act on it.
+    for (int pid : found->second.cgroup.pids()) ::kill(pid, config_.stop_signal);
+    look_whether_empty(id);
+}
+
+void ClusterEffects::look_whether_empty(WorkerId id) {
+    auto found = processes_.find(id);
+    if (found == processes_.end()) return;
+    Process& process = found->second;
+    bool gone = !process.cgroup.is_populated() && process.cgroup.remove().has_value();
+    if (!gone) {
+        if (++process.looks * kEmptyLook > config_.stop_timeout) process.cgroup.kill();
+        process.on_empty = loop_.after(process.looks == 1 ? std::chrono::milliseconds(1) : kEmptyLook,
+                                       [this, id] { look_whether_empty(id); });
+        return;
+    }
+    steering_->remove_worker(static_cast<uint32_t>(id));
+    output_->remove_worker(id);
+    processes_.erase(found);
+    leaving_--;
+    observer_->on_released();
+}
+
+void ClusterEffects::refuse_connections() { steering_->refuse_when_idle(); }
+
+void ClusterEffects::set_policy(Policy policy) { steering_->set_policy(abi_policy(policy)); }
+
+Numbers ClusterEffects::numbers() {
+    Numbers numbers;
+    for (const auto& [worker, counts] : steering_->counts()) {
+        WorkerNumbers& out = numbers.workers[worker];
+        out.live = static_cast<uint64_t>(counts.live);
+        out.queued = counts.queued;
+        out.accepted_total = counts.accepted_total;
+    }
+    for (const auto& [id, process] : processes_) {
+        WorkerNumbers& out = numbers.workers[id];
+        out.cpu_ms_total = process.cgroup.cpu_microseconds() / 1000;
+        out.memory_bytes = process.cgroup.memory_bytes();
+    }
+    for (const auto& group : steering_->groups())
+        numbers.groups.push_back({group.endpoint.address(), group.endpoint.port(), group.v6only,
+                                  {group.active.begin(), group.active.end()}, group.parked});
+    steer::Totals totals = steering_->totals();
+    numbers.decisions = {totals.reasons[DROVER_PICKED],  totals.reasons[DROVER_FALLBACK],
+                         totals.reasons[DROVER_KEEPER],  totals.reasons[DROVER_DROPPED],
+                         totals.reasons[DROVER_MOVED],   totals.reasons[DROVER_STRAY]};
+    numbers.corrections_total = totals.corrections;
+    numbers.moved_total = totals.moved;
+    return numbers;
+}
+
+void ClusterEffects::on_listening(uint32_t worker, const steer::Endpoint& at, bool extra) {
+    observer_->on_listening(worker, listening_data(at), extra);
+}
+
+void ClusterEffects::on_listener_closed(uint32_t worker, const steer::Endpoint& at) {
+    observer_->on_listener_closed(worker, listening_data(at));
+}
+
+void ClusterEffects::on_conflict(uint32_t worker, const steer::Conflict& conflict) {
+    observer_->on_conflict(worker,
+                           {conflict.port, conflict.pid, conflict.command, conflict.text});
+}
+
+void ClusterEffects::on_denied(uint32_t worker, int option) {
+    observer_->on_trouble(
+        worker, {"denied", fmt::format("worker {} tried to change the port's steering (socket option "
+                                       "{}) and was refused",
+                                       worker, option)});
+}
+
+void ClusterEffects::on_trouble(const std::string& text) {
+    if (observer_ != nullptr) return observer_->on_trouble(0, {"steering", text});
+    log::warn(text);
+}
+
+}  // namespace drover::supervisor

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT
+//
+// The supervisor's effects on a real cluster: processes, their cgroups, their output, and their
+// place in steering. The only file that knows both the worker side and the steering side; each
+// worker's numbers and resources stand side by side here.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/cgroup.h"
+#include "base/event_loop.h"
+#include "base/paths.h"
+#include "base/result.h"
+#include "steer/steering.h"
+#include "supervisor/config.h"
+#include "supervisor/effects.h"
+#include "worker/output.h"
+#include "worker/spawn.h"
+
+namespace drover::supervisor {
+
+class ClusterEffects : public Effects, private steer::Observer {
+  public:
+    // Loads steering, starts the logger. `config` is complete; the cluster's cgroup is made by the
+    // caller. Errors as Steering::open and find_identity.
+    static Result<std::unique_ptr<ClusterEffects>> open(const Config& config, const Paths& paths,
+                                                        EventLoop& loop);
+    ~ClusterEffects() override;
+
+    // Who is told what happens; set before the first spawn.
+    void set_observer(WorkerObserver& observer) { observer_ = &observer; }
+
+    // Takes everything down: the logger has read all, then steering, pins and cgroups are removed.
+    // `done` is called at the end.
+    void close(std::function<void()> done);
+
+    Result<Spawned> spawn(WorkerId id, int instance, int generation, int workers) override;
+    void activate(WorkerId id) override;
+    void deactivate(WorkerId id) override;
+    bool is_drained(WorkerId id) override;
+    Result<void> signal(WorkerId id, int number) override;
+    void kill(WorkerId id) override;
+    void release(WorkerId id) override;
+    [[nodiscard]] bool all_released() const override { return leaving_ == 0; }
+    void refuse_connections() override;
+    void set_policy(Policy policy) override;
+    Numbers numbers() override;
+
+  private:
+    struct Process {
+        int pid = 0;
+        Fd pidfd;
+        Fd exec_status;
+        worker::SpawnRequest request;
+        Cgroup cgroup;
+        bool leaving = false;
+        int looks = 0;  // at whether its cgroup is empty
+        EventLoop::Source on_end, on_exec_status, on_empty;
+    };
+
+    ClusterEffects(const Config& config, const Paths& paths, EventLoop& loop);
+
+    Result<worker::SpawnRequest> request_for(WorkerId id, int instance, int generation,
+                                             int workers);
+    void on_exec_status(WorkerId id);
+    void on_end(WorkerId id);
+    void look_whether_empty(WorkerId id);
+
+    // steer::Observer
+    void on_listening(uint32_t worker, const steer::Endpoint& at, bool extra) override;
+    void on_listener_closed(uint32_t worker, const steer::Endpoint& at) override;
+    void on_conflict(uint32_t worker, const steer::Conflict& conflict) override;
+    void on_denied(uint32_t worker, int option) override;
+    void on_trouble(const std::string& text) override;
+
+    Config config_;
+    Paths paths_;
+    EventLoop& loop_;
+    WorkerObserver* observer_ = nullptr;
+    std::optional<worker::Identity> identity_;
+    std::vector<std::string> file_environment_;  // of --env-file
+    Cgroup cluster_;
+    Cgroup logger_cgroup_;
+    std::unique_ptr<steer::Steering> steering_;
+    std::unique_ptr<worker::Output> output_;
+    std::map<WorkerId, Process> processes_;
+    int leaving_ = 0;
+};
+
+}  // namespace drover::supervisor

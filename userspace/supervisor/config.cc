@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: MIT
+//
+// The table of options, and what follows from several of them together. The values' parsers are in
+// config_parse.cc, the name that a command gets by itself in config_name.cc.
+//
+// A new option is one row here and one field in Config: the command line, its help and (later) the
+// TOML file read the table.
+#include "supervisor/config.h"
+
+#include <fmt/format.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "base/cgroup.h"
+
+namespace drover::supervisor {
+
+namespace {
+
+constexpr uint64_t kMostWorkers = 256;
+constexpr uint64_t kMostFiles = 1U << 30;
+constexpr uint64_t kLongestBacklog = 1U << 20;
+
+template <class T>
+struct Choice {
+    std::string_view name;
+    T value;
+};
+
+constexpr Choice<Policy> kPolicies[] = {{"hash", Policy::hash},
+                                        {"round-robin", Policy::round_robin},
+                                        {"least-conn", Policy::least_conn}};
+constexpr Choice<Restart> kRestarts[] = {
+    {"always", Restart::always}, {"on-failure", Restart::on_failure}, {"never", Restart::never}};
+constexpr Choice<Ready> kReadies[] = {{"listening", Ready::listening}, {"exec", Ready::exec}};
+
+template <class T, size_t N>
+Result<T> choose(std::string_view text, const Choice<T> (&choices)[N]) {
+    std::string allowed;
+    for (size_t i = 0; i < N; ++i) {
+        if (text == choices[i].name) return choices[i].value;
+        allowed += i == 0 ? "" : i + 1 < N ? ", " : " or ";
+        allowed += choices[i].name;
+    }
+    return fail("usage", fmt::format("\"{}\" is none of {}", text, allowed));
+}
+
+Result<uint64_t> parse_number(std::string_view text, uint64_t least, uint64_t most, int base = 10) {
+    uint64_t number = 0;
+    const char* end = text.data() + text.size();
+    auto [stop, error] = std::from_chars(text.data(), end, number, base);
+    if (text.empty() || error != std::errc() || stop != end || number < least || number > most) {
+        auto range = base == 8 ? fmt::format("{:o} to {:o}, octal", least, most)
+                               : fmt::format("{} to {}", least, most);
+        return fail("usage", fmt::format("\"{}\" is not a number from {}", text, range));
+    }
+    return number;
+}
+
+Result<std::optional<int>> parse_workers(const std::string& text) {
+    if (text == "auto") return std::optional<int>();
+    auto number = parse_number(text, 1, kMostWorkers);
+    if (!number) return fail("usage", number.error().text + ", or auto");
+    return static_cast<int>(*number);
+}
+
+Result<std::string> parse_cluster_name(const std::string& text) {
+    if (auto checked = check_name(text); !checked) return tl::unexpected(checked.error());
+    return text;
+}
+
+Result<std::string> parse_text(const std::string& text) {
+    if (text.empty()) return fail("usage", "the value is empty");
+    return text;
+}
+
+Result<mode_t> parse_umask(const std::string& text) {
+    return parse_number(text, 0, 0777, 8).map([](uint64_t mask) { return mode_t(mask); });
+}
+
+Result<uint64_t> parse_nofile(const std::string& text) {
+    return parse_number(text, 1, kMostFiles);
+}
+
+Result<int> parse_backlog(const std::string& text) {
+    return parse_number(text, 1, kLongestBacklog).map([](uint64_t length) { return int(length); });
+}
+
+Result<Restart> parse_restart(const std::string& text) {
+    return choose(text, kRestarts);
+}
+
+Result<Ready> parse_ready(const std::string& text) {
+    return choose(text, kReadies);
+}
+
+Result<Duration> parse_positive_duration(const std::string& text) {
+    auto duration = parse_duration(text);
+    if (duration && duration->count() == 0) return fail("usage", "the time must not be 0");
+    return duration;
+}
+
+using Set = std::function<Result<void>(Config&, const std::string&)>;
+
+// Sets the field to what `parse` makes of the value.
+template <class Field, class Parse>
+Set into(Field Config::*field, Parse parse) {
+    return [=](Config& config, const std::string& text) -> Result<void> {
+        auto value = parse(text);
+        if (!value) return tl::unexpected(value.error());
+        config.*field = *value;
+        return {};
+    };
+}
+
+// The same for a repeatable option: one more element.
+template <class Element, class Parse>
+Set append(std::vector<Element> Config::*field, Parse parse) {
+    return [=](Config& config, const std::string& text) -> Result<void> {
+        auto value = parse(text);
+        if (!value) return tl::unexpected(value.error());
+        (config.*field).push_back(*value);
+        return {};
+    };
+}
+
+int cpus_by_affinity() {
+    constexpr int kMostCpus = 8192;  // the kernel's own limit; cpu_set_t alone ends at 1,024
+    cpu_set_t* set = CPU_ALLOC(kMostCpus);
+    if (set == nullptr) return 1;
+    size_t size = CPU_ALLOC_SIZE(kMostCpus);
+    int count = ::sched_getaffinity(0, size, set) == 0 ? CPU_COUNT_S(size, set) : 1;
+    CPU_FREE(set);
+    return count;
+}
+
+// Path of this process's cgroup below the mount point: "/" or "/a/b".
+std::string own_cgroup() {
+    std::ifstream file("/proc/self/cgroup");
+    std::string line;
+    while (std::getline(file, line))
+        if (line.starts_with("0::")) return line.substr(3);
+    return "/";
+}
+
+}  // namespace
+
+const std::vector<Option>& option_table() {
+    // name, letter, argument, initial, help, repeatable, set
+    static const std::vector<Option> table = {
+        {"name", 0, "NAME", "", "name of the cluster; by default from the command", false,
+         into(&Config::name, parse_cluster_name)},
+        {"workers", 'n', "N", "auto", "how many workers, 1 to 256; auto: the usable CPUs", false,
+         into(&Config::workers, parse_workers)},
+        {"port", 0, "[ADDR:]PORT", "", "share only this port; an [IPv6] stands in brackets", true,
+         append(&Config::ports, parse_port)},
+        {"policy", 0, "POLICY", "least-conn", "hash, round-robin or least-conn", false,
+         into(&Config::policy, parse_policy)},
+        {"user", 0, "USER", "", "run the workers as this user, a name or number", false,
+         into(&Config::user, parse_text)},
+        {"group", 0, "GROUP", "", "run the workers in this group; by default the user's", false,
+         into(&Config::group, parse_text)},
+        {"cwd", 0, "FOLDER", "", "working directory of the workers", false,
+         into(&Config::cwd, parse_text)},
+        {"env", 0, "NAME=VALUE", "", "set an environment variable of the workers", true,
+         append(&Config::env, parse_env)},
+        {"env-file", 0, "FILE", "", "the same from a file of NAME=VALUE lines", true,
+         append(&Config::env_files, parse_text)},
+        {"umask", 0, "OCTAL", "", "file mode mask of the workers", false,
+         into(&Config::umask, parse_umask)},
+        {"nofile", 0, "N", "", "limit of open files per worker", false,
+         into(&Config::nofile, parse_nofile)},
+        {"backlog", 0, "N", "", "connections that may wait while no worker is ready", false,
+         into(&Config::backlog, parse_backlog)},
+        {"ready", 0, "WHEN", "listening", "a worker is ready when listening, or at exec", false,
+         into(&Config::ready, parse_ready)},
+        {"ready-timeout", 0, "DURATION", "30s", "a worker not ready by then failed to start", false,
+         into(&Config::ready_timeout, parse_positive_duration)},
+        {"restart", 0, "WHEN", "always", "restart a worker always, on-failure or never", false,
+         into(&Config::restart, parse_restart)},
+        {"max-restarts", 0, "N/DURATION", "5/60s", "failed starts in that time before giving up",
+         false, into(&Config::max_restarts, parse_restart_limit)},
+        {"drain-timeout", 0, "DURATION", "10s", "time for a worker to finish its connections",
+         false, into(&Config::drain_timeout, parse_duration)},
+        {"stop-signal", 0, "SIGNAL", "TERM", "signal that ends a drained worker", false,
+         into(&Config::stop_signal, parse_signal)},
+        {"stop-timeout", 0, "DURATION", "10s", "time from that signal to the kill", false,
+         into(&Config::stop_timeout, parse_duration)},
+    };
+    return table;
+}
+
+Result<void> set_option(Config& config, std::string_view name, const std::string& value) {
+    for (const auto& option : option_table()) {
+        if (option.name != name) continue;
+        auto set = option.set(config, value);
+        if (!set) return wrap(set.error(), fmt::format("--{}", name));
+        return {};
+    }
+    return fail("usage", fmt::format("unknown option --{}", name));
+}
+
+Result<Config> complete(Config config) {
+    if (config.command.empty() || config.command.front().empty())
+        return fail("usage", "no command to run: drover run -n 4 -- node server.js");
+    if (config.name.empty()) config.name = name_from_command(config.command);
+    if (auto checked = check_name(config.name); !checked) return tl::unexpected(checked.error());
+    for (auto port = config.ports.begin(); port != config.ports.end(); ++port)
+        if (std::find(config.ports.begin(), port, *port) != port)
+            return fail("usage", fmt::format("--port {} is given twice", port->number));
+    return config;
+}
+
+Result<Policy> parse_policy(std::string_view text) {
+    return choose(text, kPolicies);
+}
+
+const char* name_of(Policy policy) {
+    for (const auto& choice : kPolicies)
+        if (choice.value == policy) return choice.name.data();
+    return "?";
+}
+
+std::optional<int> cpus_of_quota(const std::string& cpu_max) {
+    std::istringstream fields(cpu_max);
+    uint64_t quota = 0, period = 0;
+    // "max 100000" where there is no limit, else "QUOTA PERIOD" in microseconds.
+    if (!(fields >> quota >> period) || quota == 0 || period == 0) return std::nullopt;
+    constexpr uint64_t kMostCpus = 1U << 20;
+    return static_cast<int>(std::min((quota - 1) / period + 1, kMostCpus));
+}
+
+int usable_cpus() {
+    int cpus = cpus_by_affinity();
+    auto mount = Cgroup::mount_point();
+    if (!mount) return std::max(cpus, 1);
+    // A limit of any ancestor holds too. In a cgroup namespace the mount point itself can have one.
+    std::filesystem::path below = own_cgroup();
+    for (;; below = below.parent_path()) {
+        std::ifstream file(*mount + below.string() + "/cpu.max");
+        std::string content;
+        std::getline(file, content);
+        if (auto quota = cpus_of_quota(content)) cpus = std::min(cpus, *quota);
+        if (below == below.parent_path()) break;
+    }
+    return std::max(cpus, 1);
+}
+
+}  // namespace drover::supervisor

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT
+//
+// What the supervisor may do (Effects), and what happens to workers (WorkerObserver). The real ones
+// are in cluster_effects.cc; unit tests inject their own.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "supervisor/config.h"
+#include "supervisor/types.h"
+
+namespace drover::supervisor {
+
+struct Spawned {
+    int pid = 0;
+    int slot = 0;
+};
+
+struct WorkerNumbers {
+    uint64_t live = 0;
+    uint64_t queued = 0;
+    uint64_t accepted_total = 0;
+    uint64_t cpu_ms_total = 0;
+    uint64_t memory_bytes = 0;
+};
+
+struct GroupNumbers {
+    std::string addr;
+    int port = 0;
+    bool v6only = false;
+    std::vector<WorkerId> active;
+    uint64_t parked = 0;
+};
+
+struct Numbers {
+    std::map<WorkerId, WorkerNumbers> workers;
+    std::vector<GroupNumbers> groups;
+    Decisions decisions;
+    uint64_t corrections_total = 0;
+    uint64_t moved_total = 0;
+};
+
+class Effects {
+  public:
+    virtual ~Effects() = default;
+
+    // Starts a worker's process. What happens to it arrives at the WorkerObserver.
+    virtual Result<Spawned> spawn(WorkerId id, int instance, int generation, int workers) = 0;
+    // New connections may go to it / go to it no longer.
+    virtual void activate(WorkerId id) = 0;
+    virtual void deactivate(WorkerId id) = 0;
+    // After deactivate: nothing of it is being served or about to be.
+    virtual bool is_drained(WorkerId id) = 0;
+    virtual Result<void> signal(WorkerId id, int number) = 0;  // to its main process
+    virtual void kill(WorkerId id) = 0;                        // all its processes
+    // Its main process has ended: ends what is left of its tree, frees its slot, cgroup and pipes.
+    virtual void release(WorkerId id) = 0;
+    // True when every release is complete.
+    virtual bool all_released() const = 0;
+    // The cluster ends: new connections are refused from now on, not parked.
+    virtual void refuse_connections() = 0;
+    virtual void set_policy(Policy policy) = 0;
+    virtual Numbers numbers() = 0;
+};
+
+class WorkerObserver {
+  public:
+    virtual ~WorkerObserver() = default;
+    virtual void on_exec(WorkerId id) = 0;
+    virtual void on_exec_failed(WorkerId id, const Error& error) = 0;  // an exit follows
+    virtual void on_listening(WorkerId id, const ListeningData& at, bool extra) = 0;
+    virtual void on_listener_closed(WorkerId id, const ListeningData& at) = 0;
+    virtual void on_exit(WorkerId id, const Exit& how) = 0;  // `how.reason` is not filled in
+    virtual void on_conflict(WorkerId id, const ConflictData& conflict) = 0;
+    virtual void on_released() = 0;  // a release is complete
+    // Something went wrong that no worker's state shows; `id` 0: of no worker.
+    virtual void on_trouble(WorkerId id, const ErrorData& error) = 0;
+};
+
+}  // namespace drover::supervisor

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT
+#include "supervisor/leftovers.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <thread>
+
+#include "base/cgroup.h"
+#include "steer/programs.h"
+
+namespace drover::supervisor {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string lock_path(const Paths& paths, const std::string& cluster) {
+    return paths.run(cluster) + "/lock";
+}
+
+int read_pid(int fd) {
+    std::array<char, 32> content{};
+    [[maybe_unused]] auto size = ::pread(fd, content.data(), content.size() - 1, 0);
+    return std::atoi(content.data());
+}
+
+}  // namespace
+
+Result<Fd> lock_cluster(const Paths& paths, const std::string& cluster) {
+    std::error_code error;
+    fs::create_directories(paths.run_root, error);
+    std::string folder = paths.run(cluster);
+    if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST)
+        return fail_errno(errno, fmt::format("make the run folder {}", folder));
+    Fd lock(::open(lock_path(paths, cluster).c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW,
+                   0600));
+    if (!lock.is_open())
+        return fail_errno(errno, fmt::format("open {}", lock_path(paths, cluster)));
+    if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0)
+        return fail("already-running",
+                    fmt::format("a cluster named \"{}\" runs already (pid {}): stop it with \"drover "
+                                "stop {}\", or give this one another --name",
+                                cluster, read_pid(lock.get()), cluster));
+    return lock;
+}
+
+void remove_run_folder(const Paths& paths, const std::string& cluster) {
+    std::error_code ignored;
+    fs::remove_all(paths.run(cluster), ignored);
+    ::rmdir(paths.run_root.c_str());  // when this was the last cluster
+}
+
+Leftovers find_leftovers(const Paths& paths, const std::string& cluster) {
+    Leftovers found;
+    Fd lock(::open(lock_path(paths, cluster).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    if (lock.is_open()) found.master_pid = read_pid(lock.get());
+    if (auto cgroup = Cgroup::open(paths.cgroup(cluster)))
+        for (const std::string& name : cgroup->children())
+            if (auto child = Cgroup::open(cgroup->path() + "/" + name))
+                for (int pid : child->pids()) found.pids.push_back(pid);
+    std::error_code ignored;
+    found.pins = fs::exists(paths.bpffs(cluster), ignored);
+    return found;
+}
+
+std::string Leftovers::text(const std::string& cluster) const {
+    std::string who;
+    for (int pid : pids) who += fmt::format("{}{}", who.empty() ? "" : ", ", pid);
+    return fmt::format("the master of \"{}\"{} is dead, but {} of its processes serve on (pid {}): "
+                       "end them with \"drover stop {}\", then run it again",
+                       cluster, master_pid > 0 ? fmt::format(" (pid {})", master_pid) : "",
+                       pids.size(), who, cluster);
+}
+
+Result<void> clean_leftovers(const Paths& paths, const std::string& cluster,
+                             std::chrono::milliseconds patience) {
+    using std::chrono::steady_clock;
+    if (auto cgroup = Cgroup::open(paths.cgroup(cluster))) {
+        for (int pid : find_leftovers(paths, cluster).pids) ::kill(pid, SIGTERM);
+        auto deadline = steady_clock::now() + patience;
+        constexpr std::chrono::milliseconds kLook{10};
+        while (cgroup->is_populated() && steady_clock::now() < deadline)
+            std::this_thread::sleep_for(kLook);
+        if (cgroup->is_populated()) cgroup->kill();
+        deadline = steady_clock::now() + patience;
+        while (cgroup->is_populated() && steady_clock::now() < deadline)
+            std::this_thread::sleep_for(kLook);
+        if (auto removed = cgroup->remove(); !removed) return removed;
+        ::rmdir(paths.cgroup_root.c_str());
+    }
+    if (auto removed = steer::remove_pins(paths.bpffs(cluster)); !removed) return removed;
+    ::rmdir(paths.bpffs_root.c_str());
+    remove_run_folder(paths, cluster);
+    return {};
+}
+
+}  // namespace drover::supervisor

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+//
+// The supervisor's status: what it knows itself, with the numbers of steering and the cgroups.
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "supervisor/supervisor.h"
+
+namespace drover::supervisor {
+
+Status Supervisor::status() const {
+    Numbers numbers = effects_.numbers();
+    Status status;
+    status.cluster = config_.name;
+    status.pid = ::getpid();
+    status.version = DROVER_VERSION;
+    status.policy = name_of(config_.policy);
+    status.generation = generation_;
+    status.wanted = static_cast<int>(instances_.size());
+    for (const auto& [id, worker] : workers_) {
+        WorkerStatus out;
+        out.id = id;
+        out.instance = worker.instance;
+        out.slot = worker.slot;
+        out.generation = worker.generation;
+        out.pid = worker.pid;
+        out.state = worker.state;
+        if (worker.held) out.flags.emplace_back("held");
+        if (!worker.reason.empty()) out.reason = worker.reason;
+        out.retry_at = worker.retry_at;
+        out.started_at = worker.started_at;
+        if (auto instance = instances_.find(worker.instance); instance != instances_.end()) {
+            out.restarts_total = instance->second.restarts_total;
+            out.last_exit = instance->second.last_exit;
+        }
+        if (auto found = numbers.workers.find(id); found != numbers.workers.end()) {
+            out.live = found->second.live;
+            out.queued = found->second.queued;
+            out.accepted_total = found->second.accepted_total;
+            out.cpu_ms_total = found->second.cpu_ms_total;
+            out.memory_bytes = found->second.memory_bytes;
+        }
+        if (worker.state == State::ready) status.ready++;
+        status.workers.push_back(std::move(out));
+    }
+    for (const GroupNumbers& group : numbers.groups) {
+        GroupStatus out{"tcp", group.addr, group.port, group.v6only, {}, group.parked};
+        for (WorkerId id : group.active)
+            if (auto found = workers_.find(id); found != workers_.end())
+                out.active.push_back(found->second.instance);
+        std::ranges::sort(out.active);
+        status.groups.push_back(std::move(out));
+    }
+    status.state = stopping_                        ? "stopping"
+                   : status.ready < status.wanted ? "degraded"
+                                                  : "running";
+    status.decisions_total = numbers.decisions;
+    status.corrections_total = numbers.corrections_total;
+    status.moved_total = numbers.moved_total;
+    return status;
+}
+
+}  // namespace drover::supervisor

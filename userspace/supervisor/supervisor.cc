@@ -1,0 +1,641 @@
+// SPDX-License-Identifier: MIT
+#include "supervisor/supervisor.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "supervisor/readiness.h"
+
+namespace drover::supervisor {
+
+namespace {
+
+constexpr size_t kRecentEvents = 1000;
+constexpr std::chrono::milliseconds kDrainLook{20};  // between two looks at draining workers
+
+using std::chrono::duration_cast;
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+using std::chrono::system_clock;
+
+bool is_alive(State state) {
+    return state == State::starting || state == State::online || state == State::listening ||
+           state == State::ready || state == State::draining;
+}
+
+// On its way: it will be in another state without anybody's doing.
+bool is_moving(State state) {
+    return state == State::starting || state == State::online || state == State::listening ||
+           state == State::draining || state == State::backoff;
+}
+
+}  // namespace
+
+Supervisor::Supervisor(Config config, EventLoop& loop, Effects& effects, Observer& observer)
+    : config_(std::move(config)), loop_(loop), effects_(effects), observer_(observer) {}
+
+Supervisor::~Supervisor() = default;
+
+void Supervisor::start(std::function<void(int)> over) {
+    over_ = std::move(over);
+    for (int instance = 0; instance < config_.workers.value_or(1); instance++) {
+        instances_[instance] = Instance{};
+        spawn(instance);
+    }
+    settle();
+}
+
+// --- One worker -----------------------------------------------------------------------------------
+
+void Supervisor::spawn(int instance) {
+    WorkerId id = ++last_id_;
+    Worker& worker = workers_[id];
+    worker.id = id;
+    worker.instance = instance;
+    worker.generation = generation_;
+    worker.started_at = system_clock::now();
+    worker.spawned = steady_clock::now();
+    worker.ready_timer = loop_.after(config_.ready_timeout, [this, id] {
+        if (Worker* late = find(id)) {
+            late->ending = ExitReason::timeout;
+            apply(id, Trigger::ready_late,
+                  fmt::format("not ready within {} ms", config_.ready_timeout.count()));
+        }
+        settle();
+    });
+    auto spawned = effects_.spawn(id, instance, worker.generation,
+                                  static_cast<int>(instances_.size()));
+    if (!spawned) {
+        tell(EventKind::error, &worker, ErrorData{spawned.error().code, spawned.error().text});
+        log::error(fmt::format("cannot start a worker: {}", spawned.error().text));
+        on_exit(id, Exit{127, std::nullopt, ExitReason::exec});
+        return;
+    }
+    worker.pid = spawned->pid;
+    worker.slot = spawned->slot;
+    tell(EventKind::fork, &worker);
+}
+
+void Supervisor::apply(WorkerId id, Trigger trigger, const std::string& reason) {
+    Worker* worker = find(id);
+    if (worker == nullptr) return;
+    State from = worker->state;
+    Transition next = transition(from, trigger);
+    if (next.to != from) {
+        worker->state = next.to;
+        worker->reason = reason;
+        worker->retry_at.reset();
+        if (next.to == State::ready) worker->ready_since = steady_clock::now();
+        tell(EventKind::state, worker, StateData{from, next.to, reason});
+    }
+    for (Action action : next.actions) carry_out(id, action);
+}
+
+void Supervisor::carry_out(WorkerId id, Action action) {
+    Worker* worker = find(id);
+    if (worker == nullptr) return;
+    switch (action) {
+        case Action::tell_online:
+            tell(EventKind::online, worker);
+            break;
+        case Action::tell_ready:
+            tell(EventKind::ready, worker);
+            break;
+        case Action::start_ready_timer:
+            worker->ready_timer = loop_.after(config_.ready_timeout, [this, id] {
+                if (Worker* late = find(id)) late->ending = ExitReason::timeout;
+                apply(id, Trigger::ready_late, "stopped listening");
+                settle();
+            });
+            break;
+        case Action::stop_ready_timer:
+            worker->ready_timer.reset();
+            break;
+        case Action::activate:
+            if (!worker->held) effects_.activate(id);
+            break;
+        case Action::deactivate:
+            effects_.deactivate(id);
+            break;
+        case Action::start_drain_timer:
+            worker->drain_timer = loop_.after(config_.drain_timeout, [this, id] {
+                apply(id, Trigger::drain_late);
+                settle();
+            });
+            start_drain_watch();
+            break;
+        case Action::send_stop_signal: {
+            if (worker->signalled) break;
+            worker->signalled = true;
+            worker->drain_timer.reset();
+            auto sent = effects_.signal(id, config_.stop_signal);
+            if (!sent) on_trouble(id, {sent.error().code, sent.error().text});
+            worker->stop_timer = loop_.after(config_.stop_timeout, [this, id] {
+                apply(id, Trigger::stop_late);
+                settle();
+            });
+            break;
+        }
+        case Action::kill:
+            effects_.kill(id);
+            break;
+        case Action::release:
+            worker->drain_timer.reset();
+            worker->stop_timer.reset();
+            worker->endpoints.clear();
+            worker->pid.reset();
+            worker->slot.reset();
+            effects_.release(id);
+            break;
+        case Action::replace: {
+            int instance = worker->instance;
+            if (!worker->replace_after) instance_of(*worker).restarts_total++;
+            workers_.erase(id);
+            spawn(instance);
+            break;
+        }
+        case Action::start_retry_timer: {
+            worker->retry_at = system_clock::now() + worker->retry_delay;
+            worker->retry_timer = loop_.after(worker->retry_delay, [this, id] {
+                Worker* down = find(id);
+                if (down == nullptr) return;
+                int instance = down->instance;
+                instance_of(*down).restarts_total++;
+                workers_.erase(id);
+                spawn(instance);
+                settle();
+            });
+            break;
+        }
+        case Action::tell_restart_limit: {
+            const auto& failed = instance_of(*worker).history.failed_starts;
+            tell(EventKind::restart_limit, worker,
+                 RestartLimitData{static_cast<int>(failed.size()), config_.max_restarts.within});
+            // Where nobody is left the end of the cluster says it, once.
+            if (!ports_of_ready().empty())
+                log::error(fmt::format("{}/{} is given up: {}", config_.name, worker->instance,
+                                       worker->reason));
+            break;
+        }
+    }
+}
+
+void Supervisor::check_ready(Worker& worker) {
+    if (worker.state != State::online && worker.state != State::listening) return;
+    std::set<int> named;
+    for (const Port& port : config_.ports) named.insert(port.number);
+    bool ready = config_.ready == Ready::exec ||
+                 listens_on_enough(ports_of(worker), named, ports_of_ready());
+    if (ready) apply(worker.id, Trigger::is_ready);
+}
+
+void Supervisor::end_worker(WorkerId id, ExitReason why, bool replace_after,
+                            const std::string& reason) {
+    Worker* worker = find(id);
+    if (worker == nullptr) return;
+    worker->ending = why;
+    worker->replace_after = replace_after;
+    apply(id, Trigger::drain, reason);
+    remove_if_not_wanted(id);
+}
+
+// A worker that is down for good stays visible, unless its instance is no longer wanted.
+void Supervisor::remove_if_not_wanted(WorkerId id) {
+    Worker* worker = find(id);
+    if (worker == nullptr || is_alive(worker->state)) return;
+    if (stopping_ || !instances_.contains(worker->instance)) workers_.erase(id);
+}
+
+// --- What happens to workers ----------------------------------------------------------------------
+
+void Supervisor::on_exec(WorkerId id) {
+    Worker* worker = find(id);
+    if (worker == nullptr) return;
+    instance_of(*worker).history.was_ever_online = true;
+    apply(id, Trigger::exec_done);
+    if (!worker->endpoints.empty()) apply(id, Trigger::listens);
+    check_ready(*worker);
+    settle();
+}
+
+void Supervisor::on_exec_failed(WorkerId id, const Error& error) {
+    Worker* worker = find(id);
+    if (worker == nullptr) return;
+    worker->exec_failed = true;
+    worker->reason = error.text;
+    tell(EventKind::error, worker, ErrorData{error.code, error.text});
+}
+
+void Supervisor::on_listening(WorkerId id, const ListeningData& at, bool extra) {
+    Worker* worker = find(id);
+    if (worker == nullptr) return;
+    tell(EventKind::listening, worker, at);
+    if (extra)
+        on_trouble(id, {"extra-listener",
+                        fmt::format("worker {} listens on {} port {} a second time; only its first "
+                                    "socket there gets connections",
+                                    id, at.addr, at.port)});
+    worker->endpoints.emplace(at.addr, at.port);
+    apply(id, Trigger::listens);
+    check_ready(*worker);
+    settle();
+}
+
+void Supervisor::on_listener_closed(WorkerId id, const ListeningData& at) {
+    Worker* worker = find(id);
+    if (worker == nullptr) return;
+    worker->endpoints.erase({at.addr, at.port});
+    if (worker->endpoints.empty() && config_.ready != Ready::exec)
+        apply(id, Trigger::listens_no_more, "closed its listener");
+    settle();
+}
+
+void Supervisor::on_exit(WorkerId id, const Exit& how) {
+    Worker* worker = find(id);
+    if (worker == nullptr) return;
+    Instance& instance = instance_of(*worker);
+    auto now = steady_clock::now();
+    Exit exit = how;
+    exit.reason = worker->exec_failed ? ExitReason::exec : worker->ending;
+    tell(EventKind::exit, worker,
+         ExitData{exit, duration_cast<milliseconds>(now - worker->spawned)});
+    instance.last_exit = exit;
+
+    ExitFacts facts;
+    // A worker that was ended for being late is a failed start, not a stop.
+    facts.was_wanted = worker->ending == ExitReason::stopped && !worker->replace_after;
+    facts.replace_wanted = worker->replace_after;
+    facts.succeeded = how.code == 0;
+    facts.exec_failed = worker->exec_failed;
+    facts.conflict = worker->conflict;
+    facts.was_ready = worker->ready_since.has_value();
+    if (facts.was_ready) facts.since_ready = duration_cast<milliseconds>(now - *worker->ready_since);
+    double jitter = std::uniform_real_distribution<double>(0, 1)(random_);
+    Judgement judgement =
+        judge(config_.restart, config_.max_restarts, facts, instance.history, now, jitter);
+
+    std::string how_it_ended = exit.signal ? fmt::format("killed by {}", *exit.signal)
+                                           : fmt::format("exit status {}", exit.code.value_or(0));
+    std::string reason = worker->reason.empty() || judgement.verdict == Verdict::stopped
+                             ? how_it_ended
+                             : worker->reason;
+    switch (judgement.verdict) {
+        case Verdict::replace:
+            apply(id, Trigger::gone_replace, how_it_ended);
+            break;
+        case Verdict::backoff:
+            worker->retry_delay = judgement.delay;
+            apply(id, Trigger::gone_backoff, reason);
+            break;
+        case Verdict::failed:
+            apply(id, Trigger::gone_failed, reason);
+            break;
+        case Verdict::stopped:
+            apply(id, Trigger::gone_stopped, reason);
+            break;
+    }
+    remove_if_not_wanted(id);
+    settle();
+}
+
+void Supervisor::on_conflict(WorkerId id, const ConflictData& conflict) {
+    Worker* worker = find(id);
+    if (worker == nullptr || worker->conflict) return;
+    worker->conflict = true;
+    tell(EventKind::conflict, worker, conflict);
+    // Killed at once: what it may have accepted was meant for the port's owner.
+    worker->reason = conflict.text;
+    effects_.kill(id);
+    settle();
+}
+
+void Supervisor::on_released() { settle(); }
+
+void Supervisor::on_trouble(WorkerId id, const ErrorData& error) {
+    tell(EventKind::error, find(id), error);
+    log::warn(error.text);
+}
+
+// --- Drain ----------------------------------------------------------------------------------------
+
+// Looks at draining workers while there are any, and only then.
+void Supervisor::start_drain_watch() {
+    if (drain_watch_.is_active()) return;
+    drain_watch_ = loop_.after(milliseconds(0), [this] { check_drained(); });
+}
+
+void Supervisor::check_drained() {
+    bool more = false;
+    std::vector<WorkerId> draining;
+    for (const auto& [id, worker] : workers_)
+        if (worker.state == State::draining && !worker.signalled) draining.push_back(id);
+    for (WorkerId id : draining) {
+        if (effects_.is_drained(id))
+            apply(id, Trigger::drained);
+        else
+            more = true;
+    }
+    for (const auto& [id, worker] : workers_) more = more || (worker.held && !pending_.empty());
+    drain_watch_.reset();
+    if (more) drain_watch_ = loop_.after(kDrainLook, [this] { check_drained(); });
+    settle();
+}
+
+// --- Verbs ----------------------------------------------------------------------------------------
+
+void Supervisor::stop(std::optional<WorkerId> target, Done done) {
+    if (target) {
+        Worker* worker = find(*target);
+        if (worker == nullptr) return done(no_such_worker(*target));
+        WorkerId id = *target;
+        end_worker(id, ExitReason::stopped, false, "stopped by hand");
+        when(
+            [this, id] {
+                Worker* left = find(id);
+                return left == nullptr || !is_alive(left->state);
+            },
+            std::move(done));
+        return settle();
+    }
+    stopping_ = true;
+    restart_queue_.clear();
+    effects_.refuse_connections();
+    std::vector<WorkerId> all;
+    for (const auto& [id, worker] : workers_) all.push_back(id);
+    for (WorkerId id : all) end_worker(id, ExitReason::stopped, false, "the cluster stops");
+    when([this] { return workers_.empty() && effects_.all_released(); }, std::move(done));
+    settle();
+}
+
+void Supervisor::stop_now() {
+    std::vector<WorkerId> all;
+    for (const auto& [id, worker] : workers_) all.push_back(id);
+    for (WorkerId id : all) {
+        if (Worker* worker = find(id)) worker->ending = ExitReason::stopped;
+        // A draining worker is killed; one that is not yet gets its stop signal at once.
+        apply(id, Trigger::end_now, "the cluster stops now");
+        remove_if_not_wanted(id);
+    }
+    settle();
+}
+
+void Supervisor::restart(std::optional<WorkerId> target, Done done) {
+    if (stopping_) return done(fail("bad-state", "the cluster is stopping"));
+    std::vector<int> wanted;
+    if (target) {
+        Worker* worker = find(*target);
+        if (worker == nullptr) return done(no_such_worker(*target));
+        wanted.push_back(worker->instance);
+    } else {
+        for (const auto& [instance, state] : instances_) wanted.push_back(instance);
+    }
+    WorkerId newest = last_id_;
+    for (int instance : wanted) {
+        instances_[instance].history.failed_starts.clear();
+        if (std::ranges::find(restart_queue_, instance) == restart_queue_.end())
+            restart_queue_.push_back(instance);
+    }
+    when(
+        [this, wanted, newest] {
+            return std::ranges::all_of(wanted, [this, newest](int instance) {
+                Worker* worker = current(instance);
+                return worker == nullptr || (worker->id > newest && !is_moving(worker->state));
+            });
+        },
+        [this, wanted, done = std::move(done)](Result<void> result) {
+            for (int instance : wanted) {
+                Worker* worker = current(instance);
+                if (worker != nullptr && worker->state == State::ready) continue;
+                return done(fail("not-ready",
+                                 fmt::format("instance {} did not become ready: {}", instance,
+                                             worker != nullptr ? worker->reason : "it is gone")));
+            }
+            done(std::move(result));
+        });
+    next_restart();
+    settle();
+}
+
+// One instance at a time, so that the others serve meanwhile.
+void Supervisor::next_restart() {
+    if (restarting_) {
+        Worker* worker = current(*restarting_);
+        if (worker != nullptr && (worker->replace_after || is_moving(worker->state)) &&
+            worker->state != State::backoff)
+            return;
+        restarting_.reset();
+    }
+    if (restart_queue_.empty()) return;
+    int instance = restart_queue_.front();
+    restart_queue_.pop_front();
+    if (!instances_.contains(instance)) return next_restart();  // scaled away meanwhile
+    restarting_ = instance;
+    Worker* worker = current(instance);
+    if (worker != nullptr && is_alive(worker->state))
+        return end_worker(worker->id, ExitReason::stopped, true, "restarted by hand");
+    if (worker != nullptr) workers_.erase(worker->id);
+    spawn(instance);
+}
+
+void Supervisor::scale(int wanted, Done done) {
+    if (wanted < 1 || wanted > 256)
+        return done(fail("bad-value", fmt::format("{} workers: 1 to 256 are possible", wanted)));
+    if (stopping_) return done(fail("bad-state", "the cluster is stopping"));
+    int before = static_cast<int>(instances_.size());
+    for (int instance = before; instance < wanted; instance++) {
+        instances_[instance] = Instance{};
+        spawn(instance);
+    }
+    for (int instance = before - 1; instance >= wanted; instance--) {
+        Worker* worker = current(instance);
+        instances_.erase(instance);
+        if (worker != nullptr) end_worker(worker->id, ExitReason::stopped, false, "scaled down");
+    }
+    if (wanted != before) tell(EventKind::scaled, nullptr, ScaledData{before, wanted});
+    when(
+        [this] {
+            return is_steady() && std::ranges::all_of(workers_, [this](const auto& entry) {
+                       return instances_.contains(entry.second.instance);
+                   });
+        },
+        std::move(done));
+    settle();
+}
+
+void Supervisor::drain(WorkerId id, Done done) {
+    Worker* worker = find(id);
+    if (worker == nullptr) return done(no_such_worker(id));
+    if (!is_alive(worker->state) || worker->state == State::draining)
+        return done(fail("bad-state", fmt::format("worker {} is {}: only a running worker can be "
+                                                  "drained",
+                                                  id, name_of(worker->state))));
+    if (!worker->held) {
+        worker->held = true;
+        effects_.deactivate(id);
+        tell(EventKind::state, worker, StateData{worker->state, worker->state, "held"});
+    }
+    // The reply waits until its connections are done, but looks no faster than a drain does.
+    when(
+        [this, id] {
+            Worker* held = find(id);
+            return held == nullptr || !held->held || effects_.is_drained(id);
+        },
+        std::move(done));
+    start_drain_watch();
+    settle();
+}
+
+void Supervisor::resume(WorkerId id, Done done) {
+    Worker* worker = find(id);
+    if (worker == nullptr) return done(no_such_worker(id));
+    if (!worker->held)
+        return done(fail("bad-state", fmt::format("worker {} is not held: nothing to resume", id)));
+    worker->held = false;
+    if (worker->state == State::ready) effects_.activate(id);
+    tell(EventKind::state, worker, StateData{worker->state, worker->state, "resumed"});
+    done({});
+    settle();
+}
+
+void Supervisor::signal(std::optional<WorkerId> target, int number, Done done) {
+    std::vector<WorkerId> targets;
+    if (target) {
+        Worker* worker = find(*target);
+        if (worker == nullptr) return done(no_such_worker(*target));
+        if (!worker->pid)
+            return done(fail("bad-state", fmt::format("worker {} is {}: it has no process", *target,
+                                                      name_of(worker->state))));
+        targets.push_back(*target);
+    } else {
+        for (const auto& [id, worker] : workers_)
+            if (worker.pid) targets.push_back(id);
+    }
+    for (WorkerId id : targets)
+        if (auto sent = effects_.signal(id, number); !sent) return done(sent);
+    done({});
+}
+
+void Supervisor::policy(Policy policy, Done done) {
+    config_.policy = policy;
+    effects_.set_policy(policy);
+    done({});
+}
+
+void Supervisor::when(std::function<bool()> reached, Done done) {
+    pending_.push_back({std::move(reached), std::move(done)});
+}
+
+// Runs after every change. Replies may bring new verbs, so it works until nothing is left to do.
+void Supervisor::settle() {
+    if (settling_) {
+        if (!soon_.is_active())
+            soon_ = loop_.soon([this] {
+                soon_.reset();
+                settle();
+            });
+        return;
+    }
+    settling_ = true;
+    if (!stopping_) next_restart();
+    std::vector<Pending> reached;
+    for (size_t i = 0; i < pending_.size();) {
+        if (!pending_[i].reached()) {
+            i++;
+            continue;
+        }
+        reached.push_back(std::move(pending_[i]));
+        pending_.erase(pending_.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+    for (auto& pending : reached) pending.done({});
+    finish_if_over();
+    settling_ = false;
+}
+
+// The cluster is over when it was stopped, or when no instance will ever run again.
+void Supervisor::finish_if_over() {
+    if (finished_ || !effects_.all_released()) return;
+    // One that was stopped by hand can be restarted by hand.
+    bool any_left = std::ranges::any_of(workers_, [](const auto& entry) {
+        const Worker& worker = entry.second;
+        return is_alive(worker.state) || worker.state == State::backoff ||
+               (worker.state == State::stopped && worker.ending == ExitReason::stopped);
+    });
+    if (any_left) return;
+    if (stopping_ && !workers_.empty()) return;
+    finished_ = true;
+    bool failed = std::ranges::any_of(
+        workers_, [](const auto& entry) { return entry.second.state == State::failed; });
+    exit_status_ = !stopping_ && failed ? 1 : 0;
+    if (exit_status_ != 0)
+        log::error(fmt::format("no worker of {} is left: {}", config_.name,
+                               workers_.begin()->second.reason));
+    if (over_) over_(exit_status_);
+}
+
+// --- Nouns and small things -----------------------------------------------------------------------
+
+const std::deque<Event>& Supervisor::recent_events() const { return recent_; }
+
+void Supervisor::tell(EventKind kind, const Worker* worker, EventData data) {
+    Event event;
+    event.seq = ++last_seq_;
+    event.time = system_clock::now();
+    event.kind = kind;
+    if (worker != nullptr)
+        event.worker = WorkerRef{worker->id, worker->instance, worker->slot.value_or(0),
+                                 worker->pid.value_or(0), worker->generation};
+    event.data = std::move(data);
+    recent_.push_back(event);
+    if (recent_.size() > kRecentEvents) recent_.pop_front();
+    observer_.on_event(event);
+}
+
+Supervisor::Worker* Supervisor::find(WorkerId id) {
+    auto found = workers_.find(id);
+    return found == workers_.end() ? nullptr : &found->second;
+}
+
+// A worker whose instance was scaled away still reports: into a place that nobody reads.
+Supervisor::Instance& Supervisor::instance_of(const Worker& worker) {
+    auto found = instances_.find(worker.instance);
+    return found == instances_.end() ? scaled_away_ : found->second;
+}
+
+// The instance's worker: the newest, where an old one is still on its way out.
+Supervisor::Worker* Supervisor::current(int instance) {
+    Worker* newest = nullptr;
+    for (auto& [id, worker] : workers_)
+        if (worker.instance == instance) newest = &worker;
+    return newest;
+}
+
+std::set<int> Supervisor::ports_of(const Worker& worker) const {
+    std::set<int> ports;
+    for (const auto& [address, port] : worker.endpoints) ports.insert(port);
+    return ports;
+}
+
+std::set<int> Supervisor::ports_of_ready() const {
+    std::set<int> ports;
+    for (const auto& [id, worker] : workers_)
+        if (worker.state == State::ready) ports.merge(ports_of(worker));
+    return ports;
+}
+
+bool Supervisor::is_steady() const {
+    return std::ranges::none_of(workers_,
+                                [](const auto& entry) { return is_moving(entry.second.state); });
+}
+
+Result<void> Supervisor::no_such_worker(WorkerId id) const {
+    std::string known;
+    for (const auto& [other, worker] : workers_)
+        known += fmt::format("{}{}", known.empty() ? "" : ", ", other);
+    return fail("no-such-worker",
+                fmt::format("{} has no worker {}: its workers are {}", config_.name, id, known));
+}
+
+}  // namespace drover::supervisor

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: MIT
+//
+// Every read end is kept here with a note whether the logger that runs now was given it. Whatever
+// happens (a new worker, a new logger, a socket that was full), send_unsent() makes up the rest.
+#include "worker/output.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <list>
+
+namespace drover::worker {
+
+namespace {
+
+constexpr std::chrono::seconds kBetweenRestarts{1};
+// A full socket, or too many fds on their way: the logger is only slow to start.
+constexpr std::chrono::milliseconds kBetweenSends{10};
+constexpr std::chrono::seconds kAfterKill{1};
+constexpr int kControlFd = 3;
+
+// One read end of a worker's pipe. The master never reads it: it only keeps the pipe alive while no
+// logger does.
+struct ReadEnd {
+    uint64_t worker_id = 0;
+    int instance = 0;
+    const char* stream = "";
+    Fd fd;
+    bool is_sent = false;     // to the logger that runs now
+    bool is_leaving = false;  // the worker is gone: forget it once it is sent
+};
+
+std::vector<std::string> own_environment() {
+    std::vector<std::string> environment;
+    for (char** variable = ::environ; variable != nullptr && *variable != nullptr; ++variable)
+        environment.emplace_back(*variable);
+    return environment;
+}
+
+// -1 where the master was started with this one closed.
+int if_open(int fd) {
+    return ::fcntl(fd, F_GETFD) >= 0 ? fd : -1;
+}
+
+Result<std::pair<Fd, Fd>> make_pipe() {
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) != 0)
+        return fail_errno(errno, "make a pipe for a worker's output");
+    return std::pair(Fd(ends[0]), Fd(ends[1]));
+}
+
+bool send_read_end(int socket, const ReadEnd& end) {
+    auto text = fmt::format(R"({{"worker":{},"instance":{},"stream":"{}"}})", end.worker_id,
+                            end.instance, end.stream);
+    alignas(cmsghdr) char rights[CMSG_SPACE(sizeof(int))] = {};
+    iovec buffer{text.data(), text.size()};
+    msghdr message{};
+    message.msg_iov = &buffer;
+    message.msg_iovlen = 1;
+    message.msg_control = rights;
+    message.msg_controllen = sizeof(rights);
+    cmsghdr* part = CMSG_FIRSTHDR(&message);
+    part->cmsg_level = SOL_SOCKET;
+    part->cmsg_type = SCM_RIGHTS;
+    part->cmsg_len = CMSG_LEN(sizeof(int));
+    int fd = end.fd.get();
+    std::memcpy(CMSG_DATA(part), &fd, sizeof(fd));
+    return ::sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
+}
+
+std::string how(const Ended& ended) {
+    if (ended.signal) return fmt::format("was ended by signal {}", *ended.signal);
+    return fmt::format("exited with status {}", ended.code.value_or(-1));
+}
+
+}  // namespace
+
+struct Output::Impl {
+    EventLoop& loop;
+    std::string cluster;
+    int cgroup_fd;
+    std::string executable;
+
+    std::function<void(const std::string&)> restarted;
+    std::function<void()> ended;
+    bool is_finishing = false;
+    std::list<ReadEnd> read_ends;
+    SpawnRequest request;
+    Process process;  // pid 0: none runs
+    Fd control;
+    std::chrono::steady_clock::time_point started_at;
+
+    EventLoop::Source process_source;
+    EventLoop::Source restart_timer;
+    EventLoop::Source send_timer;
+    EventLoop::Source deadline_timer;
+
+    Impl(EventLoop& the_loop, std::string the_cluster, int the_cgroup_fd,
+         std::string the_executable)
+        : loop(the_loop),
+          cluster(std::move(the_cluster)),
+          cgroup_fd(the_cgroup_fd),
+          executable(std::move(the_executable)) {}
+
+    Result<void> start_process();
+    void send_unsent();
+    void on_process_end();
+    void restart(const std::string& why);
+    void retry();
+    void kill();
+    void end();
+};
+
+Result<void> Output::Impl::start_process() {
+    int ends[2];
+    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+        return fail_errno(errno, "make the logger's socket");
+    Fd ours(ends[0]);
+    Fd theirs(ends[1]);
+    started_at = std::chrono::steady_clock::now();
+    request = SpawnRequest{};
+    request.program = executable;
+    request.command = {"drover", "logger", cluster};
+    request.environment = own_environment();
+    request.cgroup_fd = cgroup_fd;
+    request.stdout_fd = if_open(STDOUT_FILENO);
+    request.stderr_fd = if_open(STDERR_FILENO);
+    request.fds = {{theirs.get(), kControlFd}};
+    auto spawned = spawn(request);
+    if (!spawned) return wrap(spawned.error(), "start the logger");
+    process = std::move(*spawned);
+    control = std::move(ours);
+    process_source =
+        loop.on_io(process.pidfd.get(), EPOLLIN, [this](uint32_t) { on_process_end(); });
+    for (auto& end : read_ends) end.is_sent = false;
+    send_unsent();
+    return {};
+}
+
+void Output::Impl::send_unsent() {
+    if (!control.is_open()) return;
+    for (auto end = read_ends.begin(); end != read_ends.end();) {
+        if (!end->is_sent && !send_read_end(control.get(), *end)) {
+            // EPIPE: it died, and gets them again once it is replaced.
+            if (errno != EPIPE && errno != ECONNRESET)
+                send_timer = loop.after(kBetweenSends, [this] { send_unsent(); });
+            return;
+        }
+        end->is_sent = true;
+        end = end->is_leaving ? read_ends.erase(end) : std::next(end);
+    }
+    if (is_finishing) control.reset();
+}
+
+void Output::Impl::on_process_end() {
+    auto how_it_ended = reap(process.pidfd.get());
+    if (!how_it_ended) return;
+    auto why = how(*how_it_ended);
+    if (auto failure = read_exec_failure(process.exec_status.get(), request); failure)
+        why = "could not be started: " + failure->text;
+    process_source.reset();
+    process = Process{};
+    control.reset();
+    for (auto& end : read_ends) end.is_sent = false;
+    if (is_finishing) {
+        end();
+        return;
+    }
+    auto passed = std::chrono::duration_cast<std::chrono::microseconds>(
+        std::chrono::steady_clock::now() - started_at);
+    restart_timer = loop.after(kBetweenRestarts - passed, [this, why] { restart(why); });
+}
+
+void Output::Impl::restart(const std::string& why) {
+    auto started = start_process();
+    if (started) {
+        if (restarted) restarted(fmt::format("the logger process {}; it was started anew", why));
+        return;
+    }
+    // The failure is told once; the tries go on silently.
+    if (restarted)
+        restarted(
+            fmt::format("the logger process {}, and {}; trying again", why, started.error().text));
+    retry();
+}
+
+void Output::Impl::retry() {
+    restart_timer = loop.after(kBetweenRestarts, [this] {
+        if (!start_process()) {
+            retry();
+            return;
+        }
+        if (restarted) restarted("the logger process runs again");
+    });
+}
+
+void Output::Impl::kill() {
+    if (process.pid != 0)
+        ::syscall(SYS_pidfd_send_signal, process.pidfd.get(), SIGKILL, nullptr, 0);
+    // A process that hangs in the kernel does not even die of that.
+    deadline_timer = loop.after(kAfterKill, [this] { end(); });
+}
+
+// May destroy the Output, from within `ended`.
+void Output::Impl::end() {
+    deadline_timer.reset();
+    send_timer.reset();
+    process_source.reset();
+    if (auto call = std::exchange(ended, nullptr); call) call();
+}
+
+Output::Output(EventLoop& loop, std::string cluster, int cgroup_fd, std::string executable)
+    : impl_(std::make_unique<Impl>(loop, std::move(cluster), cgroup_fd, std::move(executable))) {}
+
+Output::~Output() = default;
+
+Result<void> Output::start(std::function<void(const std::string&)> restarted) {
+    impl_->restarted = std::move(restarted);
+    return impl_->start_process();
+}
+
+Result<Output::Pipes> Output::add_worker(uint64_t worker_id, int instance) {
+    auto out = make_pipe();
+    if (!out) return tl::unexpected<Error>(out.error());
+    auto err = make_pipe();
+    if (!err) return tl::unexpected<Error>(err.error());
+    impl_->read_ends.push_back({worker_id, instance, "out", std::move(out->first)});
+    impl_->read_ends.push_back({worker_id, instance, "err", std::move(err->first)});
+    impl_->send_unsent();
+    return Pipes{std::move(out->second), std::move(err->second)};
+}
+
+void Output::remove_worker(uint64_t worker_id) {
+    for (auto& end : impl_->read_ends)
+        if (end.worker_id == worker_id) end.is_leaving = true;
+    impl_->read_ends.remove_if([](const ReadEnd& end) { return end.is_leaving && end.is_sent; });
+}
+
+int Output::pid() const {
+    return impl_->process.pid;
+}
+
+void Output::finish(std::chrono::milliseconds deadline, std::function<void()> ended) {
+    auto& impl = *impl_;
+    impl.is_finishing = true;
+    impl.ended = std::move(ended);
+    impl.restart_timer.reset();
+    bool is_all_sent = std::all_of(impl.read_ends.begin(), impl.read_ends.end(),
+                                   [](const ReadEnd& end) { return end.is_sent; });
+    // What dead workers printed last may still be in their pipes.
+    if (impl.process.pid == 0 && !is_all_sent) (void)impl.start_process();
+    if (impl.process.pid == 0) {
+        impl.deadline_timer = impl.loop.soon([this] { impl_->end(); });
+        return;
+    }
+    impl.deadline_timer = impl.loop.after(deadline, [this] { impl_->kill(); });
+    impl.send_unsent();
+}
+
+}  // namespace drover::worker
