@@ -52,7 +52,12 @@ static __always_inline struct drover_event *new_event(__u32 kind, const struct d
 static __always_inline struct drover_tag *current_tag(void)
 {
     __u64 cgroup = bpf_get_current_ancestor_cgroup_id(config.worker_level);
+    struct drover_tag *tag = bpf_map_lookup_elem(&cgroup_tags, &cgroup);
 
+    if (tag)
+        return tag;
+    /* In a cgroup namespace the master cannot know the true depth. */
+    cgroup = bpf_get_current_cgroup_id();
     return bpf_map_lookup_elem(&cgroup_tags, &cgroup);
 }
 

@@ -2,6 +2,9 @@
 //
 // drover: the wiring. One binary is the master (run), the client (every other verb), and the logger
 // process of a cluster (a hidden verb).
+#include <fcntl.h>
+#include <sys/resource.h>
+
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -49,6 +52,24 @@ int refuse(const Error& error) {
     return error.code == "usage" ? cli::kUsage : cli::kFailed;
 }
 
+// Raises the soft limit of open files to the hard one. Returns the former, which is the workers'.
+uint64_t raise_fd_limit() {
+    rlimit limit{};
+    ::getrlimit(RLIMIT_NOFILE, &limit);
+    rlimit raised{limit.rlim_max, limit.rlim_max};
+    (void)::setrlimit(RLIMIT_NOFILE, &raised);
+    return limit.rlim_cur;
+}
+
+// A caller may have closed them; the next file opened would become our standard error.
+void open_standard_fds() {
+    while (true) {
+        int fd = ::open("/dev/null", O_RDWR);
+        if (fd > STDERR_FILENO) ::close(fd);
+        if (fd < 0 || fd > STDERR_FILENO) return;
+    }
+}
+
 int run_master(const supervisor::Config& asked, const Paths& paths) {
     // 1. Is this a machine on which drover works?
     for (const Check& check : steer::check_ground(paths))
@@ -75,8 +96,10 @@ int run_master(const supervisor::Config& asked, const Paths& paths) {
     (void)::ftruncate(lock->get(), 0);
     [[maybe_unused]] auto written = ::pwrite(lock->get(), pid.data(), pid.size(), 0);
 
-    // 4. The event loop; a terminal that goes away must not end the master.
+    // 4. The event loop, and room for the fds of 256 workers. Output that breaks must not end the
+    //    master.
     std::signal(SIGPIPE, SIG_IGN);
+    config->nofile = config->nofile ? config->nofile : raise_fd_limit();
     auto loop = EventLoop::open();
     if (!loop) return refuse(loop.error());
 
@@ -112,6 +135,7 @@ int run_master(const supervisor::Config& asked, const Paths& paths) {
     };
     auto on_interrupt = loop->on_signal(SIGINT, stop);
     auto on_terminate = loop->on_signal(SIGTERM, stop);
+    auto on_hangup = loop->on_signal(SIGHUP, stop);  // the terminal went away
 
     // 8. From here on the master never exits on an error.
     EventLoop::Source leave;
@@ -148,6 +172,7 @@ std::optional<int> stop_leftovers(const cli::Invocation& invocation, const Paths
 }  // namespace
 
 int main(int argc, char** argv) {
+    open_standard_fds();
     if (argc >= 3 && std::strcmp(argv[1], "logger") == 0) return logger::logger_main(argv[2]);
 
     auto invocation = cli::parse(argc, argv);

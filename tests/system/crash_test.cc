@@ -51,10 +51,13 @@ Counters read_counters(const std::string& path) {
 }
 
 bool wait_replaced(Cluster& cluster, int instance, pid_t former) {
-    return eventually([&] {
-        Json worker = cluster.worker(instance);
+    Json worker;
+    bool replaced = eventually([&] {
+        worker = cluster.worker(instance);
         return worker.is_object() && worker["state"] == "ready" && worker["pid"] != former;
     });
+    if (!replaced) MESSAGE("not replaced: " << cluster.status().dump(1) << cluster.master().err());
+    return replaced;
 }
 
 }  // namespace

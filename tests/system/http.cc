@@ -232,7 +232,10 @@ void Load::work() {
         open.emplace(fd, std::move(request));
     };
     auto go_on = [&](int fd) {
-        Request& request = open.at(fd);
+        auto found = open.find(fd);
+        // Closed here, but a process that was just forked still holds it until its exec.
+        if (found == open.end()) return;
+        Request& request = found->second;
         if (!request.sent) {
             if (::send(fd, question.data(), question.size(), MSG_NOSIGNAL) < 0)
                 return fail(fd, errno == ECONNRESET ? "reset in the queue" : kind_of(errno));

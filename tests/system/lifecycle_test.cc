@@ -23,12 +23,12 @@ std::set<int> ids_of(Cluster& cluster) {
     return ids;
 }
 
-// The kinds of the events about one worker, in order; "state" with the state that was reached.
-Words story_of(const std::vector<Json>& events, int id) {
-    Words story;
+// The kinds of the events about one worker, in order, but for its changes of state.
+std::string story_of(const std::vector<Json>& events, int id) {
+    std::string story;
     for (const auto& event : events) {
         if (!event["worker"].is_object() || event["worker"]["id"] != id) continue;
-        if (event["event"] != "state") story.push_back(event["event"]);
+        if (event["event"] != "state") story += event["event"].get<std::string>() + " ";
     }
     return story;
 }
@@ -55,7 +55,7 @@ TEST_CASE("a worker's events come in the order of its life") {
         return worker["id"] != id && worker["state"] == "ready";
     }));
     auto events = cluster.events();
-    CHECK(story_of(events, id) == Words{"fork", "online", "listening", "ready", "exit"});
+    CHECK(story_of(events, id) == "fork online listening ready exit ");
     uint64_t last = 0;
     for (const auto& event : events) {
         CHECK(event["seq"].get<uint64_t>() > last);

@@ -81,6 +81,7 @@ TEST_CASE("least-conn sends new connections to the worker whose old ones ended")
     held.clear();
     REQUIRE(eventually([&] { return cluster.worker(0)["live"] == 0; }));
     CHECK(hold(kept, 10) == Shares{{0, 10}});
+    kept.clear();
     CHECK(cluster.stop() == 0);
 }
 
@@ -130,6 +131,7 @@ TEST_CASE("a waiting connection is counted as queued and live") {
     REQUIRE(cluster.drover({"signal", "web", "CONT"}).status == 0);
     CHECK(eventually([&] { return cluster.worker(0)["queued"] == 0; }));
     for (auto& connection : waiting) CHECK(connection->get("/").error == "");
+    waiting.clear();
     CHECK(cluster.stop() == 0);
 }
 

@@ -43,11 +43,24 @@ bool overlaps(const Endpoint& a, const Endpoint& b) {
 PortOwnership::PortOwnership(std::string folder, std::string cluster)
     : folder_(std::move(folder)), cluster_(std::move(cluster)) {}
 
+PortOwnership::~PortOwnership() { release(); }
+
 // Unlinked while still locked: whoever waits for the old file finds that it is not the one in the
 // folder any more (see lock).
-PortOwnership::~PortOwnership() {
+void PortOwnership::release() {
     for (const auto& [port, lock] : locks_) ::unlink(lock_path(folder_, port).c_str());
+    locks_.clear();
     ::rmdir(folder_.c_str());
+}
+
+void remove_stale_locks(const std::string& folder) {
+    std::error_code ignored;
+    for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+        Fd file(::open(entry.path().c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+        if (file.is_open() && ::flock(file.get(), LOCK_EX | LOCK_NB) == 0)
+            ::unlink(entry.path().c_str());
+    }
+    ::rmdir(folder.c_str());
 }
 
 tl::expected<void, Conflict> PortOwnership::lock(int port) {

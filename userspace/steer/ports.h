@@ -34,6 +34,8 @@ class PortOwnership {
     // their address overlaps `at` (an unspecified address overlaps all).
     tl::expected<void, Conflict> claim(const Endpoint& at,
                                        const std::function<bool(uint64_t cgroup_id)>& is_ours);
+    // Gives all ports up and removes the locks, and the folder if no other cluster has one.
+    void release();
     [[nodiscard]] bool owns(int port) const { return locks_.contains(port); }
 
   private:
@@ -43,6 +45,9 @@ class PortOwnership {
     std::string cluster_;
     std::map<int, Fd> locks_;
 };
+
+// Removes the locks that a master which was killed left behind: those that nobody holds.
+void remove_stale_locks(const std::string& folder);
 
 // True where a listener at `b` would get connections meant for one at `a`. Pure.
 bool overlaps(const Endpoint& a, const Endpoint& b);

@@ -358,6 +358,7 @@ void Steering::close() {
     groups_.clear();
     if (programs_) programs_->unpin();
     programs_.reset();
+    ownership_.release();
     (void)keeper_cgroup_.remove();
 }
 

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "base/cgroup.h"
+#include "steer/ports.h"
 #include "steer/programs.h"
 
 namespace drover::supervisor {
@@ -64,9 +65,12 @@ Leftovers find_leftovers(const Paths& paths, const std::string& cluster) {
     Fd lock(::open(lock_path(paths, cluster).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     if (lock.is_open()) found.master_pid = read_pid(lock.get());
     if (auto cgroup = Cgroup::open(paths.cgroup(cluster)))
-        for (const std::string& name : cgroup->children())
-            if (auto child = Cgroup::open(cgroup->path() + "/" + name))
-                for (int pid : child->pids()) found.pids.push_back(pid);
+        for (const std::string& name : cgroup->children()) {
+            auto child = Cgroup::open(cgroup->path() + "/" + name);
+            // The logger ends by itself when the workers have.
+            if (!child || name == "logger") continue;
+            for (int pid : child->pids()) found.pids.push_back(pid);
+        }
     std::error_code ignored;
     found.pins = fs::exists(paths.bpffs(cluster), ignored);
     return found;
@@ -99,6 +103,7 @@ Result<void> clean_leftovers(const Paths& paths, const std::string& cluster,
     }
     if (auto removed = steer::remove_pins(paths.bpffs(cluster)); !removed) return removed;
     ::rmdir(paths.bpffs_root.c_str());
+    steer::remove_stale_locks(paths.port_locks());
     remove_run_folder(paths, cluster);
     return {};
 }

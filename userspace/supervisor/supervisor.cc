@@ -291,6 +291,10 @@ void Supervisor::on_exit(WorkerId id, const Exit& how) {
             apply(id, Trigger::gone_backoff, reason);
             break;
         case Verdict::failed:
+            if (!facts.exec_failed && !facts.conflict)
+                reason = fmt::format("{} failed starts within {} s, the last: {}",
+                                     instance.history.failed_starts.size(),
+                                     config_.max_restarts.within.count() / 1000, reason);
             apply(id, Trigger::gone_failed, reason);
             break;
         case Verdict::stopped:

@@ -7,7 +7,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +14,8 @@
 #include <csignal>
 #include <cstring>
 #include <list>
+
+#include "base/sys.h"
 
 namespace drover::worker {
 
@@ -203,7 +204,7 @@ void Output::Impl::retry() {
 
 void Output::Impl::kill() {
     if (process.pid != 0)
-        ::syscall(SYS_pidfd_send_signal, process.pidfd.get(), SIGKILL, nullptr, 0);
+        (void)sys::pidfd_send_signal(process.pidfd.get(), SIGKILL);
     // A process that hangs in the kernel does not even die of that.
     deadline_timer = loop.after(kAfterKill, [this] { end(); });
 }

@@ -7,7 +7,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/close_range.h>
-#include <linux/sched.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -19,6 +18,7 @@
 #include <csignal>
 #include <cstdlib>
 
+#include "base/sys.h"
 #include "worker/exec_error.h"
 
 namespace drover::worker {
@@ -159,24 +159,6 @@ void stop_ignoring_children() {
     ::sigaction(SIGCHLD, &action, nullptr);
 }
 
-// Like fork: the child has a copy of everything and goes on from here. Needs a process of one
-// thread. The errno of a failure is in `pid` as a negative number.
-int fork_into_cgroup(int cgroup_fd, Fd& pidfd) {
-    int new_pidfd = -1;
-    clone_args arguments{};
-    arguments.flags = CLONE_PIDFD;
-    arguments.pidfd = reinterpret_cast<uint64_t>(&new_pidfd);
-    arguments.exit_signal = SIGCHLD;
-    if (cgroup_fd >= 0) {
-        arguments.flags |= CLONE_INTO_CGROUP;
-        arguments.cgroup = static_cast<uint64_t>(cgroup_fd);
-    }
-    auto pid = ::syscall(SYS_clone3, &arguments, sizeof(arguments));
-    if (pid < 0) return -errno;
-    if (pid > 0) pidfd.reset(new_pidfd);
-    return static_cast<int>(pid);
-}
-
 }  // namespace
 
 Result<Process> spawn(const SpawnRequest& request) {
@@ -206,11 +188,14 @@ Result<Process> spawn(const SpawnRequest& request) {
     sigset_t all, before;
     sigfillset(&all);
     ::sigprocmask(SIG_SETMASK, &all, &before);
-    int pid = fork_into_cgroup(request.cgroup_fd, process.pidfd);
+    int pidfd = -1;
+    int pid = sys::fork_into_cgroup(request.cgroup_fd, &pidfd, 0);
     if (pid == 0) run_child(plan);
+    int error = errno;
     ::sigprocmask(SIG_SETMASK, &before, nullptr);
-    if (pid < 0) return fail_errno(-pid, fmt::format("start {}", request.command.front()));
+    if (pid < 0) return fail_errno(error, fmt::format("start {}", request.command.front()));
     process.pid = pid;
+    process.pidfd.reset(pidfd);
     return process;
 }
 
