@@ -3,7 +3,6 @@
 // drover: the wiring. One binary is the master (run), the client (every other verb), and the logger
 // process of a cluster (a hidden verb).
 #include <fcntl.h>
-#include <sys/resource.h>
 
 #include <csignal>
 #include <cstdio>
@@ -52,15 +51,6 @@ int refuse(const Error& error) {
     return error.code == "usage" ? cli::kUsage : cli::kFailed;
 }
 
-// Raises the soft limit of open files to the hard one. Returns the former, which is the workers'.
-uint64_t raise_fd_limit() {
-    rlimit limit{};
-    ::getrlimit(RLIMIT_NOFILE, &limit);
-    rlimit raised{limit.rlim_max, limit.rlim_max};
-    (void)::setrlimit(RLIMIT_NOFILE, &raised);
-    return limit.rlim_cur;
-}
-
 // A caller may have closed them; the next file opened would become our standard error.
 void open_standard_fds() {
     while (true) {
@@ -96,10 +86,8 @@ int run_master(const supervisor::Config& asked, const Paths& paths) {
     (void)::ftruncate(lock->get(), 0);
     [[maybe_unused]] auto written = ::pwrite(lock->get(), pid.data(), pid.size(), 0);
 
-    // 4. The event loop, and room for the fds of 256 workers. Output that breaks must not end the
-    //    master.
+    // 4. The event loop. Output that breaks must not end the master.
     std::signal(SIGPIPE, SIG_IGN);
-    config->nofile = config->nofile ? config->nofile : raise_fd_limit();
     auto loop = EventLoop::open();
     if (!loop) return refuse(loop.error());
 

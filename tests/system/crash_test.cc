@@ -52,12 +52,16 @@ Counters read_counters(const std::string& path) {
 
 bool wait_replaced(Cluster& cluster, int instance, pid_t former) {
     Json worker;
+    bool alive = true;
     bool replaced = eventually([&] {
         worker = cluster.worker(instance);
-        return worker.is_object() && worker["state"] == "ready" && worker["pid"] != former;
+        alive = cluster.master().runs();
+        return !alive ||
+               (worker.is_object() && worker["state"] == "ready" && worker["pid"] != former);
     });
-    if (!replaced) MESSAGE("not replaced: " << cluster.status().dump(1) << cluster.master().err());
-    return replaced;
+    if (!alive) MESSAGE("the master has ended with status " << cluster.master().wait());
+    if (!alive || !replaced) MESSAGE(worker.dump(1) << cluster.master().err());
+    return alive && replaced;
 }
 
 }  // namespace

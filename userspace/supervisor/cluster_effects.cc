@@ -2,6 +2,7 @@
 #include "supervisor/cluster_effects.h"
 
 #include <fmt/format.h>
+#include <sys/resource.h>
 
 #include <cerrno>
 #include <csignal>
@@ -49,6 +50,16 @@ Result<std::vector<std::string>> read_env_files(const std::vector<std::string>& 
     return all;
 }
 
+// Room for the fds of 256 workers: raises the soft limit of open files to the hard one. Returns the
+// former soft limit, which is the workers'.
+uint64_t raise_fd_limit() {
+    rlimit limit{};
+    ::getrlimit(RLIMIT_NOFILE, &limit);
+    rlimit raised{limit.rlim_max, limit.rlim_max};
+    (void)::setrlimit(RLIMIT_NOFILE, &raised);
+    return limit.rlim_cur;
+}
+
 std::vector<std::string> own_environment() {
     std::vector<std::string> all;
     for (char** entry = environ; *entry != nullptr; entry++) all.emplace_back(*entry);
@@ -65,6 +76,7 @@ ClusterEffects::~ClusterEffects() = default;
 Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& config,
                                                              const Paths& paths, EventLoop& loop) {
     std::unique_ptr<ClusterEffects> self(new ClusterEffects(config, paths, loop));
+    self->soft_nofile_ = raise_fd_limit();
     auto identity = worker::find_identity(config.user, config.group);
     if (!identity) return tl::unexpected(identity.error());
     self->identity_ = std::move(*identity);
@@ -136,6 +148,7 @@ Result<worker::SpawnRequest> ClusterEffects::request_for(WorkerId id, int instan
     request.identity = identity_;
     request.umask = config_.umask;
     request.nofile = config_.nofile;
+    request.soft_nofile = soft_nofile_;
     return request;
 }
 

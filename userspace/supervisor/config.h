@@ -39,18 +39,18 @@ struct RestartLimit {
 };
 
 struct Config {
-    std::string name;                  // empty: derived from the command
-    std::optional<int> workers;        // nothing: auto
-    std::vector<Port> ports;           // empty: every port that the workers bind
+    std::string name;            // empty: derived from the command
+    std::optional<int> workers;  // nothing: auto
+    std::vector<Port> ports;     // empty: every port that the workers bind
     Policy policy = Policy::least_conn;
-    std::string user;                  // a name or a number; empty: as the master
+    std::string user;  // a name or a number; empty: as the master
     std::string group;
     std::string cwd;
-    std::vector<std::string> env;      // NAME=VALUE
+    std::vector<std::string> env;  // NAME=VALUE
     std::vector<std::string> env_files;
     std::optional<mode_t> umask;
     std::optional<uint64_t> nofile;
-    int backlog = 0;                   // of the keepers; 0: the system's maximum
+    int backlog = 0;  // of the keepers; 0: the system's maximum
     Ready ready = Ready::listening;
     Duration ready_timeout{30'000};
     Restart restart = Restart::always;
@@ -83,17 +83,17 @@ Result<void> set_option(Config& config, std::string_view name, const std::string
 Result<Config> complete(Config config);
 
 // Parsers, pure. The errors say what was read and what is allowed.
-Result<Duration> parse_duration(std::string_view text);      // 500ms 10s 5m 24h
-Result<uint64_t> parse_size(std::string_view text);          // 512 10K 512M 2G, in bytes
-Result<int> parse_signal(std::string_view text);             // TERM SIGTERM 15
-Result<Port> parse_port(std::string_view text);              // 80, 127.0.0.1:80, [::]:80
+Result<Duration> parse_duration(std::string_view text);           // 500ms 10s 5m 24h
+Result<uint64_t> parse_size(std::string_view text);               // 512 10K 512M 2G, in bytes
+Result<int> parse_signal(std::string_view text);                  // TERM SIGTERM 15
+Result<Port> parse_port(std::string_view text);                   // 80, 127.0.0.1:80, [::]:80
 Result<RestartLimit> parse_restart_limit(std::string_view text);  // 5/60s
 Result<Policy> parse_policy(std::string_view text);
 // NAME=VALUE lines, as in systemd's EnvironmentFile: empty lines and lines that begin with # are
 // skipped, a value may stand in quotes. The error names the line.
 Result<std::vector<std::string>> parse_env_file(std::string_view content);
-Result<std::string> parse_env(std::string_view text);        // NAME=VALUE
-Result<void> check_name(std::string_view name);              // [a-z][a-z0-9_-]{0,31}
+Result<std::string> parse_env(std::string_view text);                    // NAME=VALUE
+Result<void> check_name(std::string_view name);                          // [a-z][a-z0-9_-]{0,31}
 std::string name_from_command(const std::vector<std::string>& command);  // node server.js → server
 const char* name_of(Policy policy);
 std::string signal_name(int number);  // 9 → "KILL"

@@ -266,7 +266,8 @@ void Supervisor::on_exit(WorkerId id, const Exit& how) {
 
     ExitFacts facts;
     // A worker that was ended for being late is a failed start, not a stop.
-    facts.was_wanted = worker->ending == ExitReason::stopped && !worker->replace_after;
+    facts.was_wanted =
+        worker->ending == ExitReason::stopped && !worker->replace_after && !worker->conflict;
     facts.replace_wanted = worker->replace_after;
     facts.succeeded = how.code == 0;
     facts.exec_failed = worker->exec_failed;
@@ -312,6 +313,7 @@ void Supervisor::on_conflict(WorkerId id, const ConflictData& conflict) {
     tell(EventKind::conflict, worker, conflict);
     // Killed at once: what it may have accepted was meant for the port's owner.
     worker->reason = conflict.text;
+    worker->ending = ExitReason::stopped;
     effects_.kill(id);
     settle();
 }

@@ -133,6 +133,12 @@ void become(const Plan& plan, const Identity& identity) {
     reset_signals();
     place_fds(plan);
     if (request.umask) ::umask(*request.umask);
+    if (request.soft_nofile && !request.nofile) {
+        rlimit limit{};
+        ::getrlimit(RLIMIT_NOFILE, &limit);
+        limit.rlim_cur = *request.soft_nofile;
+        if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) give_up(plan, Stage::nofile, errno);
+    }
     if (request.nofile) {
         // After the fds, which may lie above the new limit; before the user, who may not raise it.
         rlimit limit{*request.nofile, *request.nofile};
