@@ -17,6 +17,7 @@
 #include "base/paths.h"
 #include "cli/checks.h"
 #include "cli/cli.h"
+#include "cli/clusters.h"
 #include "logger/logger.h"
 #include "steer/ground.h"
 #include "supervisor/cluster_effects.h"
@@ -60,61 +61,58 @@ void open_standard_fds() {
     }
 }
 
-int run_master(const supervisor::Config& asked, const Paths& paths) {
+int run_master(supervisor::Config config, const Paths& paths) {
+    if (!config.workers) config.workers = supervisor::usable_cpus();
+
     // 1. Is this a machine on which drover works?
     for (const Check& check : steer::check_ground(paths))
         if (check.fatal && !check.ok) return refuse({"ground", check.text, 0});
 
-    // 2. What was asked for, complete and checked.
-    auto config = supervisor::complete(asked);
-    if (!config) return refuse(config.error());
-    if (!config->workers) config->workers = supervisor::usable_cpus();
-
-    // 3. One master per name, and nothing that an earlier one left running.
-    auto lock = supervisor::lock_cluster(paths, config->name);
+    // 2. One master per name, and nothing that an earlier one left running.
+    auto lock = supervisor::lock_cluster(paths, config.name);
     if (!lock) return refuse(lock.error());
-    auto leftovers = supervisor::find_leftovers(paths, config->name);
+    auto leftovers = supervisor::find_leftovers(paths, config.name);
     if (!leftovers.pids.empty())
-        return refuse({"leftovers", leftovers.text(config->name), 0});
+        return refuse({"leftovers", leftovers.text(config.name), 0});
     if (leftovers.any()) {
-        auto cleaned = supervisor::clean_leftovers(paths, config->name, std::chrono::seconds(1));
+        auto cleaned = supervisor::clean_leftovers(paths, config.name, std::chrono::seconds(1));
         if (!cleaned) return refuse(cleaned.error());
-        lock = supervisor::lock_cluster(paths, config->name);
+        lock = supervisor::lock_cluster(paths, config.name);
         if (!lock) return refuse(lock.error());
     }
     std::string pid = std::to_string(::getpid());
     (void)::ftruncate(lock->get(), 0);
     [[maybe_unused]] auto written = ::pwrite(lock->get(), pid.data(), pid.size(), 0);
 
-    // 4. The event loop. Output that breaks must not end the master.
+    // 3. The event loop. Output that breaks must not end the master.
     std::signal(SIGPIPE, SIG_IGN);
     auto loop = EventLoop::open();
     if (!loop) return refuse(loop.error());
 
-    // 5. Steering is loaded and named ports are taken, the logger runs.
-    auto effects = supervisor::ClusterEffects::open(*config, paths, *loop);
+    // 4. Steering is loaded and named ports are taken, the logger runs.
+    auto effects = supervisor::ClusterEffects::open(config, paths, *loop);
     if (!effects) {
-        supervisor::remove_run_folder(paths, config->name);
+        supervisor::remove_run_folder(paths, config.name);
         return refuse(effects.error());
     }
-    if (::geteuid() == 0 && config->user.empty())
+    if (::geteuid() == 0 && config.user.empty())
         log::warn("workers run as root: --user NAME gives them a user of their own");
 
-    // 6. The supervisor, and who is told.
-    Audience audience(config->name);
-    supervisor::Supervisor cluster(*config, *loop, **effects, audience);
+    // 5. The supervisor, and who is told.
+    Audience audience(config.name);
+    supervisor::Supervisor cluster(config, *loop, **effects, audience);
     (*effects)->set_observer(cluster);
     admin::SupervisorCommands commands(cluster);
-    auto server = admin::ControlServer::open(*loop, paths.control_socket(config->name),
-                                             config->name, commands);
+    auto server = admin::ControlServer::open(*loop, paths.control_socket(config.name),
+                                             config.name, commands);
     if (!server) {
         (*effects)->close([] {});
-        supervisor::remove_run_folder(paths, config->name);
+        supervisor::remove_run_folder(paths, config.name);
         return refuse(server.error());
     }
     audience.attach(cluster, **server);
 
-    // 7. Signals: the first asks for a drained end, the second for a quick one.
+    // 6. Signals: the first asks for a drained end, the second for a quick one.
     bool asked_to_stop = false;
     auto stop = [&cluster, &asked_to_stop](int) {
         if (asked_to_stop) return cluster.stop_now();
@@ -125,7 +123,7 @@ int run_master(const supervisor::Config& asked, const Paths& paths) {
     auto on_terminate = loop->on_signal(SIGTERM, stop);
     auto on_hangup = loop->on_signal(SIGHUP, stop);  // the terminal went away
 
-    // 8. From here on the master never exits on an error.
+    // 7. From here on the master never exits on an error.
     EventLoop::Source leave;
     cluster.start([&](int status) {
         leave = loop->soon([&effects, &loop, &leave, status] {
@@ -134,26 +132,28 @@ int run_master(const supervisor::Config& asked, const Paths& paths) {
     });
     int status = loop->run();
 
-    // 9. Nothing is left behind.
+    // 8. Nothing is left behind.
     server->reset();
-    supervisor::remove_run_folder(paths, config->name);
+    supervisor::remove_run_folder(paths, config.name);
     return status;
 }
 
 // `drover stop NAME` where the master is dead: its workers are ended here.
 std::optional<int> stop_leftovers(const cli::Invocation& invocation, const Paths& paths) {
-    if (invocation.verb != "stop" || invocation.cluster.empty() || invocation.worker)
-        return std::nullopt;
-    if (::geteuid() != 0) return std::nullopt;
-    auto leftovers = supervisor::find_leftovers(paths, invocation.cluster);
+    if (invocation.verb != "stop" || invocation.worker || ::geteuid() != 0) return std::nullopt;
+    std::string cluster = invocation.cluster;
+    auto clusters = cli::find_clusters(paths);
+    if (cluster.empty() && clusters.running.empty() && clusters.dead.size() == 1)
+        cluster = clusters.dead.front();
+    if (cluster.empty()) return std::nullopt;
+    auto leftovers = supervisor::find_leftovers(paths, cluster);
     if (!leftovers.any()) return std::nullopt;
-    auto lock = supervisor::lock_cluster(paths, invocation.cluster);
+    auto lock = supervisor::lock_cluster(paths, cluster);
     if (!lock) return std::nullopt;  // its master lives: ask it
-    auto cleaned =
-        supervisor::clean_leftovers(paths, invocation.cluster, std::chrono::seconds(10));
+    auto cleaned = supervisor::clean_leftovers(paths, cluster, std::chrono::seconds(10));
     if (!cleaned) return refuse(cleaned.error());
     std::printf("%s: its master was dead; ended what it had left (%zu processes)\n",
-                invocation.cluster.c_str(), leftovers.pids.size());
+                cluster.c_str(), leftovers.pids.size());
     return cli::kDone;
 }
 

@@ -155,7 +155,7 @@ TEST_CASE("run's first word that is no option begins the command") {
     CHECK(run.config.workers == 4);
     CHECK(run.config.command ==
           std::vector<std::string>{"nginx", "-g", "daemon off;", "--", "--help", "status"});
-    CHECK(good({"start", "ls", "-l"}).config.command == std::vector<std::string>{"ls", "-l"});
+    CHECK(good({"run", "ls", "-l"}).config.command == std::vector<std::string>{"ls", "-l"});
     CHECK(good({"run", "--", "-strange"}).config.command == std::vector<std::string>{"-strange"});
     CHECK(good({"run", "status"}).config.command == std::vector<std::string>{"status"});
 }
@@ -195,7 +195,7 @@ TEST_CASE("a wrong or missing value is told by its option") {
     CHECK(bad({"run", "-n", "1", "-n", "2", "node"}) == "drover: --workers is given twice\n");
     CHECK(mentions(bad({"run", "-n", "4"}), "no command"));
     CHECK(mentions(bad({"run", "--"}), "no command"));
-    CHECK(mentions(bad({"start"}), "no command"));
+    CHECK(mentions(bad({"run"}), "no command"));
 }
 
 TEST_CASE("verbs take CLUSTER[/ID] and an argument; the cluster may be left out") {

@@ -2,7 +2,7 @@
 //
 // The command line → Invocation.
 //
-// One CLI::App per verb, filled from option_table() for run and start. CLI11 splits the words into
+// One CLI::App per verb, filled from option_table() for run. CLI11 splits the words into
 // options and the rest; what the rest means (a command, CLUSTER[/ID], an argument) is decided here.
 // CLI11 throws; nothing of that leaves this file.
 #include <fmt/format.h>

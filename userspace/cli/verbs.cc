@@ -67,7 +67,6 @@ const std::vector<Verb>& verbs() {
     static const std::vector<Verb> table = {
         {"run", "run", Target::command, "", "run a cluster of workers in the foreground", false,
          false},
-        {"start", "run", Target::command, "", "the same in the background", false, false},
         {"ls", "look", Target::none, "", "the clusters that run here", true, false},
         {"status", "look", Target::cluster, "", "a cluster, its ports and its workers", true,
          false},
