@@ -159,7 +159,16 @@ $(BUILD)/system-tests: $(SYSTEM_OBJECTS)
 $(BUILD)/bench/%: tests/bench/%.cc $(BUILD)/flags | $(BUILD)/deps.ok
 	$(call say,CXX,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) $(LDFLAGS) $< -o $@ -lfmt
+	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) $(LDFLAGS) $< -o $@ -lfmt $(BENCH_LIBS)
+
+# Loads its programs from the file beside it.
+$(BUILD)/bench/select_map: BENCH_LIBS := -lbpf
+$(BUILD)/bench/select_map: $(BUILD)/bench/select_map.bpf.o
+
+$(BUILD)/bench/%.bpf.o: tests/bench/%.bpf.c $(BUILD)/flags | $(BUILD)/deps.ok
+	$(call say,BPF,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CLANG) $(BPF_CFLAGS) -c $< -o $@
 
 # Small servers for tests, the demo and the bench: static, so that nothing can be preloaded.
 $(BUILD)/servers/%: tests/servers/%.c $(BUILD)/flags | $(BUILD)/deps.ok

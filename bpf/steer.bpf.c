@@ -203,6 +203,8 @@ static __always_inline int deliver(struct sk_reuseport_md *ctx, struct bpf_sock 
         /* The choice closed a moment ago and the master has not heard of it yet. */
         if (reason == DROVER_PICKED)
             reason = DROVER_FALLBACK;
+        /* From a random place on: the neighbour would get all of the closed one's share. */
+        choice.place = scale_to(bpf_get_prandom_u32(), choice.count);
         for (int try = 0; try < FALLBACK_TRIES; try++) {
             choice.place = choice.place + 1 < choice.count ? choice.place + 1 : 0;
             slot = groups[group].sets[choice.half].slots[choice.place & (DROVER_MAX_SLOTS - 1)];

@@ -29,13 +29,13 @@ Judgement judge(Restart mode, const RestartLimit& limit, const ExitFacts& facts,
     failed.push_back(now);
     while (!failed.empty() && now - failed.front() > limit.within) failed.pop_front();
     if (static_cast<int>(failed.size()) >= limit.count) return {Verdict::failed};
-    double doubled = std::pow(2.0, static_cast<double>(failed.size()) - 1);
-    auto delay = std::min(kLongestDelay, std::chrono::duration_cast<std::chrono::milliseconds>(
-                                             kFirstDelay * doubled));
+    // In floating point: a high limit doubles past what an integer holds.
+    double doubled = static_cast<double>(kFirstDelay.count()) *
+                     std::pow(2.0, static_cast<double>(failed.size()) - 1);
+    double delay = std::min(static_cast<double>(kLongestDelay.count()), doubled);
     // Between three quarters of it and all of it, so that instances do not start in step.
-    auto jittered =
-        std::chrono::duration_cast<std::chrono::milliseconds>(delay * (0.75 + 0.25 * random));
-    return {Verdict::backoff, jittered};
+    return {Verdict::backoff,
+            std::chrono::milliseconds(std::llround(delay * (0.75 + 0.25 * random)))};
 }
 
 }  // namespace drover::supervisor
