@@ -56,6 +56,8 @@ static __always_inline void connection_begins(struct bpf_sock_ops *ctx)
     if (!tag)
         return; /* a connection to a port that is not shared */
     count_begin(tag);
+    if (tag->slot == DROVER_KEEPER_SLOT)
+        tell_parked(ctx);
     bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 

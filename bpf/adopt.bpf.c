@@ -244,3 +244,17 @@ __noinline int forget_listener(struct bpf_sock_ops *ctx)
     }
     return 0;
 }
+
+/* A handshake that began with the keeper may be done when there is a worker again, and the keeper's
+ * queue has been moved already: the connection would wait there for ever. */
+__noinline int tell_parked(struct bpf_sock_ops *ctx)
+{
+    struct drover_tag tag = {.slot = DROVER_KEEPER_SLOT};
+    struct drover_event *event = new_event(DROVER_EVENT_PARKED, &tag);
+
+    if (!event)
+        return 0;
+    event->key.port = ctx->local_port;
+    bpf_ringbuf_submit(event, 0);
+    return 0;
+}

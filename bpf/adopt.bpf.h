@@ -14,4 +14,7 @@ int adopt_listener(struct bpf_sock_ops *ctx);
 /* A listener of a worker closed: tell the master. Returns 0. */
 int forget_listener(struct bpf_sock_ops *ctx);
 
+/* A connection is waiting with the keeper: tell the master, which may know a worker by now. */
+int tell_parked(struct bpf_sock_ops *ctx);
+
 #endif

@@ -36,9 +36,10 @@ class Audience : public supervisor::Observer {
         supervisor_ = &supervisor;
         server_ = &server;
     }
+    void detach_server() { server_ = nullptr; }
     void on_event(const supervisor::Event& event) override {
         narrator_.on_event(event, *supervisor_);
-        server_->publish(event);
+        if (server_ != nullptr) server_->publish(event);
     }
 
   private:
@@ -126,14 +127,15 @@ int run_master(supervisor::Config config, const Paths& paths) {
     // 7. From here on the master never exits on an error.
     EventLoop::Source leave;
     cluster.start([&](int status) {
-        leave = loop->soon([&effects, &loop, &leave, status] {
+        leave = loop->soon([&, status] {
+            audience.detach_server();
+            server->reset();  // nobody may ask for what is being taken down
             (*effects)->close([&loop, status] { loop->exit(status); });
         });
     });
     int status = loop->run();
 
     // 8. Nothing is left behind.
-    server->reset();
     supervisor::remove_run_folder(paths, config.name);
     return status;
 }

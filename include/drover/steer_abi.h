@@ -117,6 +117,7 @@ enum drover_event_kind {
     DROVER_EVENT_LISTEN = 2, /* a worker's socket began to listen */
     DROVER_EVENT_CLOSE = 3,  /* a worker's listener closed */
     DROVER_EVENT_DENIED = 4, /* a worker tried to attach or detach a reuseport program */
+    DROVER_EVENT_PARKED = 5, /* a connection waits with a keeper of that port */
 };
 
 /* What became of a listener in DROVER_EVENT_LISTEN. */

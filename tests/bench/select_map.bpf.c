@@ -4,6 +4,7 @@
  * the connections to the members in turn. See select_map.cc.
  */
 #include <linux/bpf.h>
+
 #include <bpf/bpf_helpers.h>
 
 #define MEMBERS 8
@@ -29,20 +30,18 @@ __u32 turn;
 
 /* SK_DROP where the selection fails: the bench then sees a refused connection and stops, instead of
  * measuring the kernel's own hash unawares. */
-#define SELECT_IN_TURN(ctx, map)                                                 \
-    ({                                                                           \
-        __u32 index = __sync_fetch_and_add(&turn, 1) & (MEMBERS - 1);            \
-        bpf_sk_select_reuseport(ctx, map, &index, 0) ? SK_DROP : SK_PASS;        \
+#define SELECT_IN_TURN(ctx, map)                                          \
+    ({                                                                    \
+        __u32 index = __sync_fetch_and_add(&turn, 1) & (MEMBERS - 1);     \
+        bpf_sk_select_reuseport(ctx, map, &index, 0) ? SK_DROP : SK_PASS; \
     })
 
 SEC("sk_reuseport/migrate")
-int from_sockmap(struct sk_reuseport_md *ctx)
-{
+int from_sockmap(struct sk_reuseport_md* ctx) {
     return SELECT_IN_TURN(ctx, &sockmap);
 }
 
 SEC("sk_reuseport/migrate")
-int from_sockarray(struct sk_reuseport_md *ctx)
-{
+int from_sockarray(struct sk_reuseport_md* ctx) {
     return SELECT_IN_TURN(ctx, &sockarray);
 }

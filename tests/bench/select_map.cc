@@ -15,7 +15,7 @@
 //
 // One thread on one CPU connects, accepts and resets, so that loopback's softirq work runs inside
 // its own system calls and is in its CPU time. (A kernel with IRQ_TIME_ACCOUNTING takes that work
-// out of it; the column from /proc/stat shows it there, in ticks. Without, it is part of the CPU
+// out of it; the column from /proc/stat shows it there, roughly. Without, it is part of the CPU
 // time, and not to be added.) Nothing is sent: the connection is the cheapest there is, so a ratio
 // to it is an upper bound. In each round the variants run in another order with new sockets. Ratios
 // are taken within a round; the interval is the median's, 95 %, by order statistics. Afterwards the
@@ -24,12 +24,12 @@
 //
 //     sudo build/bench/select_map [ROUNDS [CONNECTIONS]]
 //
-// What was found on kernel 6.18 (two CPUs, other work beside it, three runs of 80 rounds):
-// SOCKMAP to SOCKARRAY is 0.996, 1.000 and 1.002 in CPU a connection, no interval wider than
-// 0.985 … 1.014, and no further from 1 than SOCKARRAY to itself (0.994 … 1.008). Membership alone is
-// 0.995 … 0.998 of plain; the program, with either map, adds 1 to 2 % (0.1 to 0.2 of 9 µs). A run
-// takes 93 to 101 ns with either, SOCKMAP 0 to 7 ns more. Accepted connections have the plain sk_prot
-// again (seen by iter/tcp). It costs nothing that can be measured: drover takes SOCKMAP.
+// What was found on kernel 6.18 (two CPUs, other work beside it, four runs of 80 rounds):
+// CPU a connection, SOCKMAP to SOCKARRAY: 0.996 … 1.006, all intervals within 0.985 and 1.014;
+// SOCKARRAY to itself: 0.994 … 1.008. Membership alone: 0.995 … 1.003 of plain. The program, with
+// either map, adds 1 to 2 % (0.1 to 0.2 of 9 µs); a run of it takes 93 to 105 ns with either,
+// SOCKMAP 3 less to 7 more. Accepted connections have the plain sk_prot again (seen by iter/tcp).
+// So SOCKMAP costs nothing that can be told from noise, and drover takes it.
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>

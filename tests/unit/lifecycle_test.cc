@@ -97,7 +97,7 @@ TEST_CASE("lifecycle: only an exit releases, and only a living worker can exit")
 
 TEST_CASE("lifecycle: what follows an exit is what the trigger says") {
     for (State from : kAlive) {
-        INFO(name_of(from));
+        INFO(std::string(name_of(from)));
         CHECK(transition(from, gone_replace).to == State::stopped);
         CHECK(transition(from, gone_backoff).to == State::backoff);
         CHECK(transition(from, gone_failed).to == State::failed);

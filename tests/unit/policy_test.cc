@@ -26,7 +26,7 @@ struct Bench {
 
     explicit Bench(__u32 count) : active(DROVER_MAX_SLOTS) {
         for (__u32 i = 0; i < count; i++)
-            active[i] = static_cast<__u16>((i * 7 + 100) % DROVER_KEEPER_SLOT);
+            active[i] = static_cast<__u16>((i * 9 + 100) % DROVER_KEEPER_SLOT);
         for (auto& slot : slots) slot.live = -1'000'000;  // of slots that are not active: tempting
         for (__u32 i = 0; i < count; i++) slots[active[i]].live = 0;
         view = {active.data(), count, slots.data(), 0, 0, 0};

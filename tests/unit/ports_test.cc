@@ -162,7 +162,7 @@ TEST_CASE("overlaps: who would get connections that are meant for the other") {
         {"::1", "0.0.0.0", false},
     };
     for (const Row& row : table) {
-        INFO(row.one, " and ", row.other);
+        INFO(fmt::format("{} and {}", row.one, row.other));
         CHECK(overlaps(at(row.one), at(row.other)) == row.overlap);
         CHECK(overlaps(at(row.other), at(row.one)) == row.overlap);
         CHECK_FALSE(overlaps(at(row.one, 80), at(row.other, 81)));
@@ -173,7 +173,7 @@ TEST_CASE("overlaps: who would get connections that are meant for the other") {
 TEST_CASE("overlaps: an IPv4 address in IPv6 clothes is that IPv4 address") {
     // Java servers listen so: [::ffff:127.0.0.1]:80 gets what is meant for 127.0.0.1:80.
     for (const char* same : {"127.0.0.1", "0.0.0.0", "::"}) {
-        INFO(same);
+        INFO(std::string(same));
         CHECK(overlaps(at("::ffff:127.0.0.1"), at(same)));
         CHECK(overlaps(at(same), at("::ffff:127.0.0.1")));
     }
@@ -295,7 +295,7 @@ TEST_CASE("ports: a foreign listener is named by port, pid and command, and the 
     Stranger stranger(listen_on(at("127.0.0.1", 8080)));
     PortOwnership web(folder.locks(), "web");
     for (const char* address : {"127.0.0.1", "0.0.0.0", "::"}) {
-        INFO(address);
+        INFO(std::string(address));
         auto refused = web.claim(at(address, 8080), nobody_is_ours);
         REQUIRE_FALSE(refused);
         CHECK(refused.error().port == 8080);

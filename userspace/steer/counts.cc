@@ -65,6 +65,7 @@ Totals Steering::totals() const {
 
 void Steering::reconcile() {
     if (auto listening = list_sockets(kListening)) rescan(*listening);
+    move_parked();  // in case the event that asked for it was lost
     correct_counts();
     retire_idle_groups();
     // A worker of the same user could have detached the program before the guard saw it, through a

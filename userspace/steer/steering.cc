@@ -191,10 +191,23 @@ void Steering::update_active_set(uint32_t index) {
     group.active = wanted;
     write_active_set(programs_->groups()[index], wanted);
     // Whoever waited for a worker gets one now.
-    if (was_empty && group.keeper.is_open()) {
-        auto moved = move_queue(group.keeper.get(), keeper_backlog());
-        if (!moved) observer_.on_trouble(moved.error().text);
-    }
+    if (was_empty) move_keeper_queue(group);
+}
+
+void Steering::move_keeper_queue(Group& group) {
+    if (!group.keeper.is_open() || group.active.empty()) return;
+    auto moved = move_queue(group.keeper.get(), keeper_backlog());
+    if (!moved) observer_.on_trouble(moved.error().text);
+}
+
+// Connections whose handshake began with a keeper end up with it, even when there is a worker by
+// the time it is done.
+void Steering::move_parked() {
+    auto listening = list_sockets(kListening);
+    if (!listening) return;
+    for (const Socket& socket : *listening)
+        for (auto& [index, group] : groups_)
+            if (socket.cookie == group.keeper_cookie && socket.queued > 0) move_keeper_queue(group);
 }
 
 void Steering::refuse_when_idle() {
@@ -212,7 +225,7 @@ void Steering::serve_events() { programs_->consume_events(); }
 int Steering::keeper_backlog() const { return options_.backlog > 0 ? options_.backlog : INT_MAX; }
 
 void Steering::on_event(const drover_event& event) {
-    if (event.worker == kKeeperWorker) return;
+    if (event.worker == kKeeperWorker) return;  // the keeper's own bind, listen and close
     switch (event.kind) {
         case DROVER_EVENT_BIND:
             on_bind(event);
@@ -225,6 +238,9 @@ void Steering::on_event(const drover_event& event) {
             break;
         case DROVER_EVENT_DENIED:
             observer_.on_denied(event.worker, static_cast<int>(event.option));
+            break;
+        case DROVER_EVENT_PARKED:
+            on_move_parked_ = loop_.soon([this] { move_parked(); });
             break;
         default:
             break;
@@ -355,6 +371,7 @@ void Steering::schedule_reconcile() {
 void Steering::close() {
     on_events_.reset();
     on_reconcile_.reset();
+    on_move_parked_.reset();
     groups_.clear();
     if (programs_) programs_->unpin();
     programs_.reset();

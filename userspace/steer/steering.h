@@ -166,6 +166,8 @@ class Steering {
     Result<void> set_up_group(uint32_t index, const Endpoint& endpoint, bool v6only, uid_t uid);
     void update_active_set(uint32_t index);
     void update_active_sets();
+    void move_keeper_queue(Group& group);
+    void move_parked();
     [[nodiscard]] int keeper_backlog() const;
     [[nodiscard]] uint64_t live_changes(int slot) const;
     void rescan(const std::vector<Socket>& listening);
@@ -190,6 +192,7 @@ class Steering {
     bool refusing_ = false;
     EventLoop::Source on_events_;
     EventLoop::Source on_reconcile_;
+    EventLoop::Source on_move_parked_;
 };
 
 }  // namespace drover::steer

@@ -244,7 +244,8 @@ void ClusterEffects::release(WorkerId id) {
     leaving_++;
     // What its main process left running gets the same signal, and time to act on it.
     for (int pid : found->second.cgroup.pids()) ::kill(pid, config_.stop_signal);
-    look_whether_empty(id);
+    // Not at once: the supervisor is in the middle of a transition.
+    found->second.on_empty = loop_.soon([this, id] { look_whether_empty(id); });
 }
 
 void ClusterEffects::look_whether_empty(WorkerId id) {
@@ -254,8 +255,7 @@ void ClusterEffects::look_whether_empty(WorkerId id) {
     bool gone = !process.cgroup.is_populated() && process.cgroup.remove().has_value();
     if (!gone) {
         if (++process.looks * kEmptyLook > config_.stop_timeout) process.cgroup.kill();
-        process.on_empty = loop_.after(process.looks == 1 ? std::chrono::milliseconds(1) : kEmptyLook,
-                                       [this, id] { look_whether_empty(id); });
+        process.on_empty = loop_.after(kEmptyLook, [this, id] { look_whether_empty(id); });
         return;
     }
     steering_->remove_worker(static_cast<uint32_t>(id));

@@ -44,6 +44,7 @@ struct Numbers {
     uint64_t moved_total = 0;
 };
 
+// None of these calls the WorkerObserver back before it returns.
 class Effects {
   public:
     virtual ~Effects() = default;

@@ -99,4 +99,14 @@ const char* name_of(ExitReason reason) {
     return kUnknown;
 }
 
+bool is_alive(State state) {
+    return state == State::starting || state == State::online || state == State::listening ||
+           state == State::ready || state == State::draining;
+}
+
+bool is_moving(State state) {
+    return state == State::starting || state == State::online || state == State::listening ||
+           state == State::draining || state == State::backoff;
+}
+
 }  // namespace drover::supervisor

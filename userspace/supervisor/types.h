@@ -18,6 +18,8 @@ using WallTime = std::chrono::system_clock::time_point;
 
 enum class State { starting, online, listening, ready, draining, stopped, backoff, failed };
 const char* name_of(State state);
+bool is_alive(State state);   // it has a process
+bool is_moving(State state);  // it will be in another state without anybody's doing
 
 enum class EventKind {
     fork, online, listening, ready, message, disconnect, exit, state, stalled, rescued, recovered,

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: MIT
+//
+// What a person may ask of a running cluster. Each verb sets things going and says when it counts as
+// done; the table and the timers do the rest.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "supervisor/supervisor.h"
+
+namespace drover::supervisor {
+
+void Supervisor::stop(std::optional<WorkerId> target, Done done) {
+    if (target) {
+        Worker* worker = find(*target);
+        if (worker == nullptr) return done(no_such_worker(*target));
+        WorkerId id = *target;
+        end_worker(id, ExitReason::stopped, false, "stopped by hand");
+        when(
+            [this, id] {
+                Worker* left = find(id);
+                return left == nullptr || !is_alive(left->state);
+            },
+            std::move(done));
+        return settle();
+    }
+    stopping_ = true;
+    restart_queue_.clear();
+    effects_.refuse_connections();
+    std::vector<WorkerId> all;
+    for (const auto& [id, worker] : workers_) all.push_back(id);
+    for (WorkerId id : all) end_worker(id, ExitReason::stopped, false, "the cluster stops");
+    when([this] { return workers_.empty() && effects_.all_released(); }, std::move(done));
+    settle();
+}
+
+void Supervisor::stop_now() {
+    std::vector<WorkerId> all;
+    for (const auto& [id, worker] : workers_) all.push_back(id);
+    for (WorkerId id : all) {
+        if (Worker* worker = find(id)) worker->ending = ExitReason::stopped;
+        // A draining worker is killed; one that is not yet gets its stop signal at once.
+        apply(id, Trigger::end_now, "the cluster stops now");
+        remove_if_not_wanted(id);
+    }
+    settle();
+}
+
+void Supervisor::restart(std::optional<WorkerId> target, Done done) {
+    if (stopping_) return done(fail("bad-state", "the cluster is stopping"));
+    std::vector<int> wanted;
+    if (target) {
+        Worker* worker = find(*target);
+        if (worker == nullptr) return done(no_such_worker(*target));
+        wanted.push_back(worker->instance);
+    } else {
+        for (const auto& [instance, state] : instances_) wanted.push_back(instance);
+    }
+    WorkerId newest = last_id_;
+    for (int instance : wanted) {
+        instances_[instance].history.failed_starts.clear();
+        if (std::ranges::find(restart_queue_, instance) == restart_queue_.end())
+            restart_queue_.push_back(instance);
+    }
+    when(
+        [this, wanted, newest] {
+            return std::ranges::all_of(wanted, [this, newest](int instance) {
+                Worker* worker = current(instance);
+                return worker == nullptr || (worker->id > newest && !is_moving(worker->state));
+            });
+        },
+        [this, wanted, done = std::move(done)](Result<void> result) {
+            for (int instance : wanted) {
+                Worker* worker = current(instance);
+                if (worker != nullptr && worker->state == State::ready) continue;
+                return done(fail("not-ready",
+                                 fmt::format("instance {} did not become ready: {}", instance,
+                                             worker != nullptr ? worker->reason : "it is gone")));
+            }
+            done(std::move(result));
+        });
+    next_restart();
+    settle();
+}
+
+// One instance at a time, so that the others serve meanwhile.
+void Supervisor::next_restart() {
+    if (restarting_) {
+        Worker* worker = current(*restarting_);
+        if (worker != nullptr && (worker->replace_after || is_moving(worker->state)) &&
+            worker->state != State::backoff)
+            return;
+        restarting_.reset();
+    }
+    if (restart_queue_.empty()) return;
+    int instance = restart_queue_.front();
+    restart_queue_.pop_front();
+    if (!instances_.contains(instance)) return next_restart();  // scaled away meanwhile
+    restarting_ = instance;
+    Worker* worker = current(instance);
+    if (worker != nullptr && is_alive(worker->state))
+        return end_worker(worker->id, ExitReason::stopped, true, "restarted by hand");
+    if (worker != nullptr) workers_.erase(worker->id);
+    spawn(instance);
+}
+
+void Supervisor::scale(int wanted, Done done) {
+    if (wanted < 1 || wanted > 256)
+        return done(fail("bad-value", fmt::format("{} workers: 1 to 256 are possible", wanted)));
+    if (stopping_) return done(fail("bad-state", "the cluster is stopping"));
+    int before = static_cast<int>(instances_.size());
+    for (int instance = before; instance < wanted; instance++) {
+        instances_[instance] = Instance{};
+        spawn(instance);
+    }
+    for (int instance = before - 1; instance >= wanted; instance--) {
+        Worker* worker = current(instance);
+        instances_.erase(instance);
+        if (worker != nullptr) end_worker(worker->id, ExitReason::stopped, false, "scaled down");
+    }
+    if (wanted != before) tell(EventKind::scaled, nullptr, ScaledData{before, wanted});
+    when(
+        [this] {
+            return is_steady() && std::ranges::all_of(workers_, [this](const auto& entry) {
+                       return instances_.contains(entry.second.instance);
+                   });
+        },
+        std::move(done));
+    settle();
+}
+
+void Supervisor::drain(WorkerId id, Done done) {
+    Worker* worker = find(id);
+    if (worker == nullptr) return done(no_such_worker(id));
+    if (!is_alive(worker->state) || worker->state == State::draining)
+        return done(fail("bad-state", fmt::format("worker {} is {}: only a running worker can be "
+                                                  "drained",
+                                                  id, name_of(worker->state))));
+    if (!worker->held) {
+        worker->held = true;
+        effects_.deactivate(id);
+        tell(EventKind::state, worker, StateData{worker->state, worker->state, "held"});
+    }
+    // The reply waits until its connections are done, but looks no faster than a drain does.
+    when(
+        [this, id] {
+            Worker* held = find(id);
+            return held == nullptr || !held->held || effects_.is_drained(id);
+        },
+        std::move(done));
+    start_drain_watch();
+    settle();
+}
+
+void Supervisor::resume(WorkerId id, Done done) {
+    Worker* worker = find(id);
+    if (worker == nullptr) return done(no_such_worker(id));
+    if (!worker->held)
+        return done(fail("bad-state", fmt::format("worker {} is not held: nothing to resume", id)));
+    worker->held = false;
+    if (worker->state == State::ready) effects_.activate(id);
+    tell(EventKind::state, worker, StateData{worker->state, worker->state, "resumed"});
+    done({});
+    settle();
+}
+
+void Supervisor::signal(std::optional<WorkerId> target, int number, Done done) {
+    std::vector<WorkerId> targets;
+    if (target) {
+        Worker* worker = find(*target);
+        if (worker == nullptr) return done(no_such_worker(*target));
+        if (!worker->pid)
+            return done(fail("bad-state", fmt::format("worker {} is {}: it has no process", *target,
+                                                      name_of(worker->state))));
+        targets.push_back(*target);
+    } else {
+        for (const auto& [id, worker] : workers_)
+            if (worker.pid) targets.push_back(id);
+    }
+    for (WorkerId id : targets)
+        if (auto sent = effects_.signal(id, number); !sent) return done(sent);
+    done({});
+}
+
+void Supervisor::policy(Policy policy, Done done) {
+    config_.policy = policy;
+    effects_.set_policy(policy);
+    done({});
+}
+
+void Supervisor::when(std::function<bool()> reached, Done done) {
+    pending_.push_back({std::move(reached), std::move(done)});
+}
+
+}  // namespace drover::supervisor
