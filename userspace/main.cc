@@ -73,8 +73,7 @@ int run_master(supervisor::Config config, const Paths& paths) {
     auto lock = supervisor::lock_cluster(paths, config.name);
     if (!lock) return refuse(lock.error());
     auto leftovers = supervisor::find_leftovers(paths, config.name);
-    if (!leftovers.pids.empty())
-        return refuse({"leftovers", leftovers.text(config.name), 0});
+    if (!leftovers.pids.empty()) return refuse({"leftovers", leftovers.text(config.name), 0});
     if (leftovers.any()) {
         auto cleaned = supervisor::clean_leftovers(paths, config.name, std::chrono::seconds(1));
         if (!cleaned) return refuse(cleaned.error());
@@ -104,8 +103,8 @@ int run_master(supervisor::Config config, const Paths& paths) {
     supervisor::Supervisor cluster(config, *loop, **effects, audience);
     (*effects)->set_observer(cluster);
     admin::SupervisorCommands commands(cluster);
-    auto server = admin::ControlServer::open(*loop, paths.control_socket(config.name),
-                                             config.name, commands);
+    auto server =
+        admin::ControlServer::open(*loop, paths.control_socket(config.name), config.name, commands);
     if (!server) {
         (*effects)->close([] {});
         supervisor::remove_run_folder(paths, config.name);

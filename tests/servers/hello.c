@@ -4,7 +4,7 @@
 // nothing of drover. Linked statically, so nothing could be preloaded into it. The tests, the
 // demo (scripts/quickstart) and the bench use it.
 //
-//     hello [--port N] [--addr A]… [--v6only] [--extra-port N]… [--backlog N]
+//     hello [--port N] [--addr A]… [--v6only] [--reuseport] [--extra-port N]… [--backlog N]
 //           [--block]            serve one connection at a time, with blocking calls
 //           [--work-us N]        compute for so long in each request
 //           [--log FILE]         append one line for each request
@@ -20,7 +20,8 @@
 //        /exit?CODE    ends after the answer          /crash     ends by a signal, unanswered
 //        /detach       what SO_DETACH_REUSEPORT_BPF said (with --detach)
 //
-// It sets SO_REUSEADDR as servers do, and never SO_REUSEPORT. SIGTERM ends it at once: what it has
+// It sets SO_REUSEADDR as servers do, and SO_REUSEPORT only when it is told to (--reuseport: the
+// bench's copies without drover). SIGTERM ends it at once: what it has
 // accepted and not answered is lost. The counters make that number known: `accepted` is raised
 // before accept() is called and lowered if nothing was there, `answered` after the answer was
 // written, so that accepted − answered is never less than what a SIGKILL destroyed.
@@ -75,7 +76,7 @@ static struct {
     int detach_errno;  // -1: not tried
     int64_t work_us;
     int64_t delay_listen_ms;
-    bool v6only, block, detach;
+    bool v6only, reuseport, block, detach;
     struct counters* counters;
     char fds_at_start[512];
 } server = {.backlog = 4096, .log_fd = -1, .detach_errno = -1};
@@ -159,6 +160,7 @@ static int listen_on(const char* text, int port) {
     fd = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0) die("socket");
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    if (server.reuseport) setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
     if (address.ss_family == AF_INET6) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
     if (bind(fd, (struct sockaddr*)&address, size) != 0) die("bind");
     if (server.delay_listen_ms > 0) usleep((useconds_t)(server.delay_listen_ms * 1000));
@@ -399,6 +401,10 @@ static void read_options(int argc, char** argv) {
     for (int i = 1; i < argc; i++) {
         const char* name = argv[i];
         const char* value = i + 1 < argc ? argv[i + 1] : "";
+        if (strcmp(name, "--reuseport") == 0) {
+            server.reuseport = true;
+            continue;
+        }
         if (strcmp(name, "--v6only") == 0) {
             server.v6only = true;
             continue;

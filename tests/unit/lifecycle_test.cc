@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// The table of a worker's life, as a whole: what must hold in every row, then the lives that matter,
-// walked through step by step.
+// The table of a worker's life, as a whole: what must hold in every row, then the lives that
+// matter, walked through step by step.
 #include "supervisor/lifecycle.h"
 
 #include <doctest/doctest.h>
@@ -21,14 +21,14 @@ constexpr State kStates[] = {State::starting, State::online,  State::listening, 
                              State::draining, State::stopped, State::backoff,   State::failed};
 constexpr State kAlive[] = {State::starting, State::online, State::listening, State::ready,
                             State::draining};
-constexpr Trigger kTriggers[] = {exec_done, listens,   is_ready,     listens_no_more, ready_late,
-                                 drain,     end_now,   drained,      drain_late,      stop_late,
-                                 gone_replace, gone_backoff, gone_failed, gone_stopped};
+constexpr Trigger kTriggers[] = {
+    exec_done, listens,    is_ready,  listens_no_more, ready_late,   drain,       end_now,
+    drained,   drain_late, stop_late, gone_replace,    gone_backoff, gone_failed, gone_stopped};
 constexpr Trigger kGone[] = {gone_replace, gone_backoff, gone_failed, gone_stopped};
 
-bool is_alive(State state) { return std::ranges::find(kAlive, state) != std::end(kAlive); }
-
-bool is_gone(Trigger trigger) { return std::ranges::find(kGone, trigger) != std::end(kGone); }
+bool is_gone(Trigger trigger) {
+    return std::ranges::find(kGone, trigger) != std::end(kGone);
+}
 
 bool has_row(State from, Trigger trigger) {
     return std::ranges::any_of(table_rows(), [&](const RowKey& key) {
@@ -62,6 +62,13 @@ std::vector<State> walk(State from, const std::vector<Trigger>& triggers) {
 }
 
 }  // namespace
+
+TEST_CASE("lifecycle: alive are the states in which there is a process") {
+    for (State state : kStates) {
+        INFO(std::string(name_of(state)));
+        CHECK(is_alive(state) == (std::ranges::find(kAlive, state) != std::end(kAlive)));
+    }
+}
 
 TEST_CASE("lifecycle: the table has no state and trigger twice") {
     std::set<std::pair<State, Trigger>> seen;
@@ -141,8 +148,7 @@ TEST_CASE("lifecycle: a draining worker ends; it never serves again") {
         CHECK_FALSE(does(State::draining, trigger, activate));
         CHECK((to == State::draining || !is_alive(to)));
     }
-    for (Trigger late : {exec_done, listens, is_ready})
-        CHECK_FALSE(has_row(State::draining, late));
+    for (Trigger late : {exec_done, listens, is_ready}) CHECK_FALSE(has_row(State::draining, late));
 }
 
 TEST_CASE("lifecycle: a pair that is not in the table changes nothing") {
@@ -176,8 +182,7 @@ TEST_CASE("lifecycle: the ready timer never outlives the wait that it bounds") {
 }
 
 TEST_CASE("lifecycle: the usual life") {
-    CHECK(walk(State::starting,
-               {exec_done, listens, is_ready, drain, drained, gone_stopped}) ==
+    CHECK(walk(State::starting, {exec_done, listens, is_ready, drain, drained, gone_stopped}) ==
           std::vector{State::online, State::listening, State::ready, State::draining,
                       State::draining, State::stopped});
     CHECK(actions(State::starting, exec_done) == std::vector{tell_online});
@@ -190,8 +195,7 @@ TEST_CASE("lifecycle: the usual life") {
 }
 
 TEST_CASE("lifecycle: a worker that never listens may be ready from online") {
-    CHECK(walk(State::starting, {exec_done, is_ready}) ==
-          std::vector{State::online, State::ready});
+    CHECK(walk(State::starting, {exec_done, is_ready}) == std::vector{State::online, State::ready});
 }
 
 TEST_CASE("lifecycle: a worker that stops listening waits to be ready again") {

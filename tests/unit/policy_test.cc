@@ -16,8 +16,8 @@
 
 namespace {
 
-// A view over slots of its own. Slot numbers are not 0 … count − 1 and in no order, so that a policy
-// that mistook an index for a slot would be found out.
+// A view over slots of its own. Slot numbers are not 0 … count − 1 and in no order, so that a
+// policy that mistook an index for a slot would be found out.
 struct Bench {
     std::vector<__u16> active;
     std::array<drover_slot, DROVER_MAX_SLOTS> slots{};
@@ -135,7 +135,8 @@ TEST_CASE("least-conn: the only one with the fewest is found at each place, from
         for (__u32 place = 0; place < count; place++) {
             for (__u32 i = 0; i < count; i++) bench.live(i) = i == place ? 3 : 4;
             for (__u32 start = 0; start < count; start++) {
-                bench.view.random = static_cast<__u32>(((static_cast<__u64>(start) << 32) / count) + 1);
+                bench.view.random =
+                    static_cast<__u32>(((static_cast<__u64>(start) << 32) / count) + 1);
                 REQUIRE(policy_least_conn(&bench.view) == place);
             }
         }

@@ -32,7 +32,9 @@ Endpoint at(const std::string& address, int port = 80) {
     return *endpoint;
 }
 
-bool nobody_is_ours(uint64_t) { return false; }
+bool nobody_is_ours(uint64_t) {
+    return false;
+}
 
 // A temporary folder that is gone after the test.
 class Folder {
@@ -375,7 +377,8 @@ TEST_CASE("endpoint: text and key are the same address") {
         const char* text;
         int family;
     };
-    for (const Row& row : {Row{"0.0.0.0", "0.0.0.0:80", AF_INET}, {"::1", "[::1]:80", AF_INET6},
+    for (const Row& row : {Row{"0.0.0.0", "0.0.0.0:80", AF_INET},
+                           {"::1", "[::1]:80", AF_INET6},
                            {"2001:db8::5", "[2001:db8::5]:80", AF_INET6}}) {
         Endpoint endpoint = at(row.address);
         CHECK(endpoint.family() == row.family);

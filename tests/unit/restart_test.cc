@@ -16,7 +16,9 @@ namespace {
 const SteadyTime kStart = SteadyTime{} + 1000h;
 constexpr RestartLimit kNoLimit{1'000'000, Duration{60'000}};
 
-ExitFacts crash_before_ready() { return {}; }
+ExitFacts crash_before_ready() {
+    return {};
+}
 
 ExitFacts crash_after(std::chrono::milliseconds since_ready) {
     ExitFacts facts;
@@ -44,8 +46,7 @@ std::vector<long> delays(int count, double random, std::chrono::milliseconds apa
 TEST_CASE("restart: a worker that served for a second is replaced at once, and it is no failure") {
     RestartHistory history;
     for (auto served : {1000ms, 5000ms, 86'400'000ms}) {
-        auto judgement =
-            judge(Restart::always, {}, crash_after(served), history, kStart, 0.5);
+        auto judgement = judge(Restart::always, {}, crash_after(served), history, kStart, 0.5);
         CHECK(judgement.verdict == Verdict::replace);
     }
     CHECK(history.failed_starts.empty());
@@ -126,7 +127,8 @@ TEST_CASE("restart: a conflict fails the instance at once") {
     }
 }
 
-TEST_CASE("restart: a program that could never be run fails at once, one that once ran is retried") {
+TEST_CASE(
+    "restart: a program that could never be run fails at once, one that once ran is retried") {
     RestartHistory history;
     ExitFacts facts;
     facts.exec_failed = true;

@@ -160,8 +160,8 @@ TEST_CASE("active set: a fresh group has none") {
 
 TEST_CASE("active set: what was written is in force") {
     auto group = std::make_unique<drover_group>();
-    for (const auto& slots : {std::vector<uint16_t>{3}, {1, 2, 3}, {}, {510, 0, 7},
-                              numbers(DROVER_KEEPER_SLOT)}) {
+    for (const auto& slots :
+         {std::vector<uint16_t>{3}, {1, 2, 3}, {}, {510, 0, 7}, numbers(DROVER_KEEPER_SLOT)}) {
         write_active_set(*group, slots);
         CHECK(read_active_set(*group) == slots);
         CHECK(read_as_the_program_does(*group, false) == slots);

@@ -30,13 +30,13 @@ class Cgroup {
     [[nodiscard]] int fd() const { return folder_.get(); }
     [[nodiscard]] uint64_t id() const { return id_; }  // what bpf_get_current_cgroup_id returns
 
-    [[nodiscard]] std::vector<int> pids() const;         // of this cgroup alone, not its children
-    [[nodiscard]] bool is_populated() const;             // any living process, children included
-    [[nodiscard]] uint64_t cpu_microseconds() const;     // 0 where unknown
-    [[nodiscard]] uint64_t memory_bytes() const;         // memory.current, else the RSS of its pids
+    [[nodiscard]] std::vector<int> pids() const;      // of this cgroup alone, not its children
+    [[nodiscard]] bool is_populated() const;          // any living process, children included
+    [[nodiscard]] uint64_t cpu_microseconds() const;  // 0 where unknown
+    [[nodiscard]] uint64_t memory_bytes() const;      // memory.current, else the RSS of its pids
     [[nodiscard]] std::vector<std::string> children() const;  // names of sub-cgroups
-    void kill() const;                                   // SIGKILL to all of it, children included
-    [[nodiscard]] Result<void> remove() const;           // the folder and its sub-folders
+    void kill() const;                          // SIGKILL to all of it, children included
+    [[nodiscard]] Result<void> remove() const;  // the folder and its sub-folders
 
   private:
     std::string path_;

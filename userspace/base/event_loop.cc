@@ -99,7 +99,9 @@ int EventLoop::run() {
     return status < 0 ? 1 : status;
 }
 
-void EventLoop::exit(int status) { sd_event_exit(event_.get(), status); }
+void EventLoop::exit(int status) {
+    sd_event_exit(event_.get(), status);
+}
 
 void EventLoop::run_once(std::chrono::microseconds timeout) {
     sd_event_run(event_.get(), static_cast<uint64_t>(timeout.count()));

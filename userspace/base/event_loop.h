@@ -34,9 +34,10 @@ class EventLoop {
 
     static Result<EventLoop> open();
 
-    // Calls `handler` with the ready EPOLL* bits while they are ready. The fd stays the caller's and
-    // must stay open as long as the source.
-    [[nodiscard]] Source on_io(int fd, uint32_t epoll_events, std::function<void(uint32_t)> handler);
+    // Calls `handler` with the ready EPOLL* bits while they are ready. The fd stays the caller's
+    // and must stay open as long as the source.
+    [[nodiscard]] Source on_io(int fd, uint32_t epoll_events,
+                               std::function<void(uint32_t)> handler);
 
     // Calls `handler` once, after `delay` of the monotonic clock.
     [[nodiscard]] Source after(std::chrono::microseconds delay, std::function<void()> handler);

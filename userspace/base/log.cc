@@ -17,8 +17,14 @@ void line(std::string_view level, std::string_view text) {
 
 }  // namespace
 
-void info(std::string_view text) { line("", text); }
-void warn(std::string_view text) { line("warning: ", text); }
-void error(std::string_view text) { line("error: ", text); }
+void info(std::string_view text) {
+    line("", text);
+}
+void warn(std::string_view text) {
+    line("warning: ", text);
+}
+void error(std::string_view text) {
+    line("error: ", text);
+}
 
 }  // namespace drover::log

@@ -24,7 +24,9 @@ int fork_into_cgroup(int cgroup_fd, int* pidfd, uint64_t flags) {
     return static_cast<int>(::syscall(SYS_clone3, &args, sizeof(args)));
 }
 
-int pidfd_open(int pid) { return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)); }
+int pidfd_open(int pid) {
+    return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
+}
 
 int pidfd_getfd(int pidfd, int fd) {
     return static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd, fd, 0));

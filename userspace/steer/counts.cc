@@ -2,8 +2,8 @@
 //
 // Steering's numbers: what they are now, and whether they still agree with the kernel.
 //
-// The programs' counts are exact by construction; reconciliation is the proof, and the repair should
-// the proof ever fail. Corrections are counted; zero is expected.
+// The programs' counts are exact by construction; reconciliation is the proof, and the repair
+// should the proof ever fail. Corrections are counted; zero is expected.
 #include <algorithm>
 #include <unordered_map>
 
@@ -142,8 +142,8 @@ void Steering::correct_counts() {
 // replaced is not: then nobody is active anywhere.
 void Steering::retire_idle_groups() {
     constexpr int kRounds = 2;
-    bool somebody_serves =
-        std::ranges::any_of(groups_, [](const auto& entry) { return !entry.second.active.empty(); });
+    bool somebody_serves = std::ranges::any_of(
+        groups_, [](const auto& entry) { return !entry.second.active.empty(); });
     for (auto entry = groups_.begin(); entry != groups_.end();) {
         Group& group = entry->second;
         uint32_t index = entry->first;

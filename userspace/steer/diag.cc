@@ -28,8 +28,8 @@ Socket read_socket(const nlmsghdr* header) {
     socket.local.key.port = ntohs(message->id.idiag_sport);
     std::memcpy(socket.local.key.addr, message->id.idiag_src,
                 message->idiag_family == AF_INET ? 4 : 16);
-    socket.cookie = (static_cast<uint64_t>(message->id.idiag_cookie[1]) << 32) |
-                    message->id.idiag_cookie[0];
+    socket.cookie =
+        (static_cast<uint64_t>(message->id.idiag_cookie[1]) << 32) | message->id.idiag_cookie[0];
     socket.inode = message->idiag_inode;
     socket.uid = message->idiag_uid;
     socket.queued = message->idiag_rqueue;

@@ -26,7 +26,7 @@ struct Socket {
 // States, as bits: 1 << TCP_ESTABLISHED and so on.
 constexpr uint32_t kListening = 1u << 10;
 constexpr uint32_t kHandshake = (1u << 3) | (1u << 12);  // SYN_RECV, as a request too
-constexpr uint32_t kLive = (1u << 1) | (1u << 8);  // ESTABLISHED, CLOSE_WAIT
+constexpr uint32_t kLive = (1u << 1) | (1u << 8);        // ESTABLISHED, CLOSE_WAIT
 
 // All TCP sockets in the given states, IPv4 and IPv6.
 Result<std::vector<Socket>> list_sockets(uint32_t states);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// An address and port that is listened on, in the three forms in which it is met: the maps' key, the
-// kernel's socket address, and text.
+// An address and port that is listened on, in the three forms in which it is met: the maps' key,
+// the kernel's socket address, and text.
 #pragma once
 
 #include <drover/steer_abi.h>

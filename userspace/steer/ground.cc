@@ -42,9 +42,10 @@ Check bpf_check() {
                  libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_SOCK_OPS, nullptr) == 1 &&
                  libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, nullptr) == 1;
     return {"bpf", loads, true,
-            loads ? "the kernel takes sk_reuseport, sock_ops and cgroup programs"
-                  : "the kernel refuses BPF programs (in a container it needs CAP_BPF, CAP_NET_ADMIN "
-                    "and CAP_PERFMON; with lockdown=confidentiality there is no way)"};
+            loads
+                ? "the kernel takes sk_reuseport, sock_ops and cgroup programs"
+                : "the kernel refuses BPF programs (in a container it needs CAP_BPF, CAP_NET_ADMIN "
+                  "and CAP_PERFMON; with lockdown=confidentiality there is no way)"};
 }
 
 }  // namespace
@@ -65,25 +66,26 @@ bool wakes_after_migration(const std::string& release) {
 std::vector<Check> check_ground(const Paths& paths) {
     std::vector<Check> checks;
     bool root = ::geteuid() == 0;
-    checks.push_back({"root", root, true,
-                      root ? "running as root"
-                           : "drover must be root to load BPF programs: run it with sudo"});
+    checks.push_back(
+        {"root", root, true,
+         root ? "running as root" : "drover must be root to load BPF programs: run it with sudo"});
     std::string release = kernel_release();
     bool recent = is_new_enough(release);
-    checks.push_back({"kernel", recent, true,
-                      recent ? fmt::format("Linux {}", release)
-                             : fmt::format("Linux {} is too old: drover needs 6.1 or later",
-                                           release)});
+    checks.push_back(
+        {"kernel", recent, true,
+         recent ? fmt::format("Linux {}", release)
+                : fmt::format("Linux {} is too old: drover needs 6.1 or later", release)});
     auto mount = Cgroup::mount_point();
     checks.push_back({"cgroup v2", mount.has_value(), true,
                       mount ? fmt::format("mounted on {}", *mount) : mount.error().text});
     if (!root || !recent) return checks;  // the rest would only repeat it
 
     bool btf = std::filesystem::exists("/sys/kernel/btf/vmlinux");
-    checks.push_back({"btf", btf, true,
-                      btf ? "the kernel describes its types"
-                          : "the kernel has no type information (/sys/kernel/btf/vmlinux): it needs "
-                            "CONFIG_DEBUG_INFO_BTF"});
+    checks.push_back(
+        {"btf", btf, true,
+         btf ? "the kernel describes its types"
+             : "the kernel has no type information (/sys/kernel/btf/vmlinux): it needs "
+               "CONFIG_DEBUG_INFO_BTF"});
     checks.push_back(bpf_check());
     auto sockets = list_sockets(kListening);
     checks.push_back({"sock_diag", sockets.has_value(), false,

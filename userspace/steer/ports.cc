@@ -43,7 +43,9 @@ bool overlaps(const Endpoint& a, const Endpoint& b) {
 PortOwnership::PortOwnership(std::string folder, std::string cluster)
     : folder_(std::move(folder)), cluster_(std::move(cluster)) {}
 
-PortOwnership::~PortOwnership() { release(); }
+PortOwnership::~PortOwnership() {
+    release();
+}
 
 // Unlinked while still locked: whoever waits for the old file finds that it is not the one in the
 // folder any more (see lock).
@@ -73,14 +75,13 @@ tl::expected<void, Conflict> PortOwnership::lock(int port) {
         // Another cluster that ended may just have removed the folder.
         if (!file.is_open() && errno == ENOENT) continue;
         if (!file.is_open()) {
-            std::string text = fmt::format("cannot lock port {} with {}: {}", port, path,
-                                           std::strerror(errno));
+            std::string text =
+                fmt::format("cannot lock port {} with {}: {}", port, path, std::strerror(errno));
             return tl::unexpected(Conflict{port, 0, "", text});
         }
         if (::flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
             std::array<char, 128> content{};
-            [[maybe_unused]] auto size =
-                ::pread(file.get(), content.data(), content.size() - 1, 0);
+            [[maybe_unused]] auto size = ::pread(file.get(), content.data(), content.size() - 1, 0);
             std::string who = content.data();
             int pid = std::atoi(who.c_str());
             auto space = who.find(' ');
@@ -91,7 +92,8 @@ tl::expected<void, Conflict> PortOwnership::lock(int port) {
                 port, name, pid, name);
             return tl::unexpected(Conflict{port, pid, "drover run", text});
         }
-        struct stat held {}, present {};
+        struct stat held {
+        }, present{};
         ::fstat(file.get(), &held);
         // The former owner removed the file between our open and our lock: take the new one.
         if (::stat(path.c_str(), &present) != 0 || held.st_ino != present.st_ino) continue;

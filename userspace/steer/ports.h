@@ -30,8 +30,8 @@ class PortOwnership {
     PortOwnership(std::string folder, std::string cluster);
     ~PortOwnership();
 
-    // Makes the port ours. Listeners whose cgroup `is_ours` do not count against it; others do where
-    // their address overlaps `at` (an unspecified address overlaps all).
+    // Makes the port ours. Listeners whose cgroup `is_ours` do not count against it; others do
+    // where their address overlaps `at` (an unspecified address overlaps all).
     tl::expected<void, Conflict> claim(const Endpoint& at,
                                        const std::function<bool(uint64_t cgroup_id)>& is_ours);
     // Gives all ports up and removes the locks, and the folder if no other cluster has one.

@@ -56,8 +56,7 @@ Result<void> attach(bpf_program* program, bpf_link*& link, int cgroup, const std
     if (link == nullptr)
         return fail_errno(errno, fmt::format("attach the BPF program {} to the cluster's cgroup",
                                              bpf_program__name(program)));
-    if (bpf_link__pin(link, pin.c_str()) != 0)
-        return fail_errno(errno, fmt::format("pin {}", pin));
+    if (bpf_link__pin(link, pin.c_str()) != 0) return fail_errno(errno, fmt::format("pin {}", pin));
     return {};
 }
 
@@ -119,8 +118,8 @@ Result<std::unique_ptr<Programs>> Programs::load(
         if (size >= sizeof(drover_event)) self->on_event(*static_cast<drover_event*>(data));
         return 0;
     };
-    impl->events.reset(ring_buffer__new(bpf_map__fd(impl->skeleton->maps.events), sample,
-                                        impl.get(), nullptr));
+    impl->events.reset(
+        ring_buffer__new(bpf_map__fd(impl->skeleton->maps.events), sample, impl.get(), nullptr));
     if (!impl->events) return fail_errno(errno, "open the ring of BPF events");
     for (uint32_t index = 0; index < DROVER_MAX_GROUPS; index++)
         bpf_map_update_elem(bpf_map__fd(impl->skeleton->maps.free_groups), nullptr, &index, 0);
@@ -135,9 +134,13 @@ std::span<drover_slot, DROVER_MAX_SLOTS> Programs::slots() {
     return impl_->skeleton->data_slots->slots;
 }
 
-const drover_totals& Programs::totals() const { return impl_->skeleton->data_totals->totals; }
+const drover_totals& Programs::totals() const {
+    return impl_->skeleton->data_totals->totals;
+}
 
-void Programs::set_policy(drover_policy policy) { impl_->skeleton->data_policy->policy = policy; }
+void Programs::set_policy(drover_policy policy) {
+    impl_->skeleton->data_policy->policy = policy;
+}
 
 Result<void> Programs::attach_steering(int socket) {
     int program = bpf_program__fd(impl_->skeleton->progs.steer);
@@ -239,11 +242,17 @@ std::vector<Programs::Moved> Programs::moved() const {
     return all;
 }
 
-int Programs::events_fd() const { return ring_buffer__epoll_fd(impl_->events.get()); }
+int Programs::events_fd() const {
+    return ring_buffer__epoll_fd(impl_->events.get());
+}
 
-void Programs::consume_events() { ring_buffer__consume(impl_->events.get()); }
+void Programs::consume_events() {
+    ring_buffer__consume(impl_->events.get());
+}
 
-void Programs::unpin() { (void)remove_pins(impl_->pin_folder); }
+void Programs::unpin() {
+    (void)remove_pins(impl_->pin_folder);
+}
 
 Result<void> remove_pins(const std::string& pin_folder) {
     std::error_code error;

@@ -66,8 +66,8 @@ Result<Fd> make_keeper(const KeeperRequest& request) {
     while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
     }
     if (report.socket < 0)
-        return fail_errno(report.error, fmt::format("listen on {} beside the workers",
-                                                    request.at.text()));
+        return fail_errno(report.error,
+                          fmt::format("listen on {} beside the workers", request.at.text()));
     return Fd(report.socket);
 }
 

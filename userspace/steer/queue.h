@@ -29,8 +29,8 @@ struct KeeperRequest {
 Result<Fd> make_keeper(const KeeperRequest& request);
 
 // Moves every connection that waits in the listener's queue to the listeners that the steering
-// program picks, and leaves the socket listening with an empty queue. The caller has taken it out of
-// the active set before. The listener's own process must not call accept() meanwhile.
+// program picks, and leaves the socket listening with an empty queue. The caller has taken it out
+// of the active set before. The listener's own process must not call accept() meanwhile.
 Result<void> move_queue(int listener, int backlog);
 
 // A duplicate of the listening socket with that inode, out of a process of the cgroup. Close it at

@@ -62,7 +62,9 @@ void SlotTable::take_keeper_slot() {
     store<uint32_t>(memory_[DROVER_KEEPER_SLOT].worker, kKeeperWorker);
 }
 
-uint32_t SlotTable::owner(int slot) const { return load(memory_[slot].worker); }
+uint32_t SlotTable::owner(int slot) const {
+    return load(memory_[slot].worker);
+}
 
 drover_slot SlotTable::read(int slot) const {
     const drover_slot& from = memory_[slot];

@@ -69,8 +69,8 @@ Result<std::unique_ptr<Steering>> Steering::open(Options options, const Paths& p
     self->slots_ = std::make_unique<SlotTable>(self->programs_->slots());
     self->slots_->take_keeper_slot();
     self->programs_->tag_cgroup(self->keeper_cgroup_.id(), {DROVER_KEEPER_SLOT, kKeeperWorker});
-    self->on_events_ = loop.on_io(self->programs_->events_fd(), EPOLLIN,
-                                  [raw](uint32_t) { raw->serve_events(); });
+    self->on_events_ =
+        loop.on_io(self->programs_->events_fd(), EPOLLIN, [raw](uint32_t) { raw->serve_events(); });
     auto opened = self->open_named_ports();
     if (!opened) {
         self->close();
@@ -86,8 +86,7 @@ Result<void> Steering::open_named_ports() {
     for (const NamedPort& port : options_.ports) {
         auto at = Endpoint::parse(port.address.empty() ? "::" : port.address, port.number);
         if (!at) return tl::unexpected(at.error());
-        auto claimed =
-            ownership_.claim(*at, [this](uint64_t cgroup) { return is_ours(cgroup); });
+        auto claimed = ownership_.claim(*at, [this](uint64_t cgroup) { return is_ours(cgroup); });
         if (!claimed) return fail("conflict", claimed.error().text);
         programs_->set_port(port.number, DROVER_PORT_NAMED | DROVER_PORT_OWNED);
         if (port.address.empty()) continue;
@@ -99,7 +98,9 @@ Result<void> Steering::open_named_ports() {
     return {};
 }
 
-bool Steering::is_ours(uint64_t cgroup_id) const { return our_cgroups_.contains(cgroup_id); }
+bool Steering::is_ours(uint64_t cgroup_id) const {
+    return our_cgroups_.contains(cgroup_id);
+}
 
 Result<int> Steering::add_worker(uint32_t worker, const Cgroup& cgroup) {
     auto slot = slots_->take(worker);
@@ -220,9 +221,13 @@ void Steering::set_policy(drover_policy policy) {
     programs_->set_policy(policy);
 }
 
-void Steering::serve_events() { programs_->consume_events(); }
+void Steering::serve_events() {
+    programs_->consume_events();
+}
 
-int Steering::keeper_backlog() const { return options_.backlog > 0 ? options_.backlog : INT_MAX; }
+int Steering::keeper_backlog() const {
+    return options_.backlog > 0 ? options_.backlog : INT_MAX;
+}
 
 void Steering::on_event(const drover_event& event) {
     if (event.worker == kKeeperWorker) return;  // the keeper's own bind, listen and close
@@ -250,8 +255,7 @@ void Steering::on_event(const drover_event& event) {
 // True when the port is the cluster's. A conflict is told once, for the worker that met it.
 bool Steering::own_port(uint32_t worker, const Endpoint& endpoint) {
     if (programs_->port_flags(endpoint.port()) & DROVER_PORT_OWNED) return true;
-    auto claimed =
-        ownership_.claim(endpoint, [this](uint64_t cgroup) { return is_ours(cgroup); });
+    auto claimed = ownership_.claim(endpoint, [this](uint64_t cgroup) { return is_ours(cgroup); });
     if (!claimed) {
         observer_.on_conflict(worker, claimed.error());
         return false;
@@ -273,11 +277,13 @@ void Steering::on_listen(const drover_event& event) {
     auto found = members_.find(event.worker);
     if (found == members_.end()) return;
     if (event.result == DROVER_LISTEN_NO_GROUP || event.result == DROVER_LISTEN_FAILED) {
-        std::string why = event.result == DROVER_LISTEN_NO_GROUP
-                              ? fmt::format("the cluster listens on more than {} addresses and ports",
-                                            DROVER_MAX_GROUPS)
-                              : std::strerror(-event.error);
-        observer_.on_trouble(fmt::format("a listener on {} is not steered: {}", endpoint.text(), why));
+        std::string why =
+            event.result == DROVER_LISTEN_NO_GROUP
+                ? fmt::format("the cluster listens on more than {} addresses and ports",
+                              DROVER_MAX_GROUPS)
+                : std::strerror(-event.error);
+        observer_.on_trouble(
+            fmt::format("a listener on {} is not steered: {}", endpoint.text(), why));
         return;
     }
     adopt(event.worker, event.cookie,
@@ -294,8 +300,8 @@ void Steering::adopt(uint32_t worker, uint64_t cookie, const Listener& listener)
         if (sockets)
             for (const Socket& socket : *sockets)
                 if (socket.cookie == cookie) description = socket;
-        auto made = set_up_group(listener.group, listener.endpoint, description.v6only,
-                                 description.uid);
+        auto made =
+            set_up_group(listener.group, listener.endpoint, description.v6only, description.uid);
         if (!made) observer_.on_trouble(made.error().text);
     }
     member.listeners[cookie] = listener;
@@ -311,11 +317,11 @@ Result<void> Steering::set_up_group(uint32_t index, const Endpoint& endpoint, bo
     group.v6only = v6only;
     write_active_set(programs_->groups()[index], {});
     programs_->groups()[index].turn = 0;
-    auto keeper = make_keeper(
-        {endpoint, v6only, uid, keeper_backlog(), keeper_cgroup_.fd()});
+    auto keeper = make_keeper({endpoint, v6only, uid, keeper_backlog(), keeper_cgroup_.fd()});
     if (!keeper)
-        return wrap(keeper.error(), "connections to this port are not steered, because no keeper "
-                                    "could be made");
+        return wrap(keeper.error(),
+                    "connections to this port are not steered, because no keeper "
+                    "could be made");
     if (auto attached = programs_->attach_steering(keeper->get()); !attached) return attached;
     group.keeper_cookie = cookie_of(keeper->get());
     group.keeper = std::move(*keeper);
@@ -334,10 +340,9 @@ void Steering::on_close(uint32_t worker, uint64_t cookie) {
     found->second.listeners.erase(listener);
     if (closed.steered) promote(worker, closed);
     update_active_set(closed.group);
-    bool still_listens =
-        std::ranges::any_of(found->second.listeners, [&closed](const auto& entry) {
-            return entry.second.group == closed.group;
-        });
+    bool still_listens = std::ranges::any_of(found->second.listeners, [&closed](const auto& entry) {
+        return entry.second.group == closed.group;
+    });
     if (!still_listens) observer_.on_listener_closed(worker, closed.endpoint);
 }
 

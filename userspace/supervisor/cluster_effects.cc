@@ -32,15 +32,17 @@ drover_policy abi_policy(Policy policy) {
     return DROVER_POLICY_LEAST_CONN;
 }
 
-ListeningData listening_data(const steer::Endpoint& at) { return {"tcp", at.address(), at.port()}; }
+ListeningData listening_data(const steer::Endpoint& at) {
+    return {"tcp", at.address(), at.port()};
+}
 
 Result<std::vector<std::string>> read_env_files(const std::vector<std::string>& paths) {
     std::vector<std::string> all;
     for (const std::string& path : paths) {
         std::ifstream file(path);
         if (!file)
-            return fail("usage", fmt::format("cannot read --env-file {}: {}", path,
-                                             std::strerror(errno)));
+            return fail("usage",
+                        fmt::format("cannot read --env-file {}: {}", path, std::strerror(errno)));
         std::stringstream content;
         content << file.rdbuf();
         auto parsed = parse_env_file(content.str());
@@ -97,18 +99,15 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
     for (const Port& port : config.ports) options.ports.push_back({port.number, port.address});
     options.uid = self->identity_ ? self->identity_->uid : 0;
     options.backlog = config.backlog;
-    auto steering =
-        steer::Steering::open(std::move(options), paths, self->cluster_, loop, *self);
+    auto steering = steer::Steering::open(std::move(options), paths, self->cluster_, loop, *self);
     if (!steering) {
         (void)self->cluster_.remove();
         return tl::unexpected(steering.error());
     }
     self->steering_ = std::move(*steering);
 
-    self->output_ =
-        std::make_unique<worker::Output>(loop, config.name, self->logger_cgroup_.fd());
-    auto started =
-        self->output_->start([](const std::string& text) { log::warn(text); });
+    self->output_ = std::make_unique<worker::Output>(loop, config.name, self->logger_cgroup_.fd());
+    auto started = self->output_->start([](const std::string& text) { log::warn(text); });
     if (!started) {
         self->steering_->close();
         (void)self->cluster_.remove();
@@ -215,9 +214,13 @@ void ClusterEffects::on_end(WorkerId id) {
     observer_->on_exit(id, exit);
 }
 
-void ClusterEffects::activate(WorkerId id) { steering_->activate(static_cast<uint32_t>(id)); }
+void ClusterEffects::activate(WorkerId id) {
+    steering_->activate(static_cast<uint32_t>(id));
+}
 
-void ClusterEffects::deactivate(WorkerId id) { steering_->deactivate(static_cast<uint32_t>(id)); }
+void ClusterEffects::deactivate(WorkerId id) {
+    steering_->deactivate(static_cast<uint32_t>(id));
+}
 
 bool ClusterEffects::is_drained(WorkerId id) {
     return steering_->is_drained(static_cast<uint32_t>(id));
@@ -265,9 +268,13 @@ void ClusterEffects::look_whether_empty(WorkerId id) {
     observer_->on_released();
 }
 
-void ClusterEffects::refuse_connections() { steering_->refuse_when_idle(); }
+void ClusterEffects::refuse_connections() {
+    steering_->refuse_when_idle();
+}
 
-void ClusterEffects::set_policy(Policy policy) { steering_->set_policy(abi_policy(policy)); }
+void ClusterEffects::set_policy(Policy policy) {
+    steering_->set_policy(abi_policy(policy));
+}
 
 Numbers ClusterEffects::numbers() {
     Numbers numbers;
@@ -283,12 +290,15 @@ Numbers ClusterEffects::numbers() {
         out.memory_bytes = process.cgroup.memory_bytes();
     }
     for (const auto& group : steering_->groups())
-        numbers.groups.push_back({group.endpoint.address(), group.endpoint.port(), group.v6only,
-                                  {group.active.begin(), group.active.end()}, group.parked});
+        numbers.groups.push_back({group.endpoint.address(),
+                                  group.endpoint.port(),
+                                  group.v6only,
+                                  {group.active.begin(), group.active.end()},
+                                  group.parked});
     steer::Totals totals = steering_->totals();
-    numbers.decisions = {totals.reasons[DROVER_PICKED],  totals.reasons[DROVER_FALLBACK],
-                         totals.reasons[DROVER_KEEPER],  totals.reasons[DROVER_DROPPED],
-                         totals.reasons[DROVER_MOVED],   totals.reasons[DROVER_STRAY]};
+    numbers.decisions = {totals.reasons[DROVER_PICKED], totals.reasons[DROVER_FALLBACK],
+                         totals.reasons[DROVER_KEEPER], totals.reasons[DROVER_DROPPED],
+                         totals.reasons[DROVER_MOVED],  totals.reasons[DROVER_STRAY]};
     numbers.corrections_total = totals.corrections;
     numbers.moved_total = totals.moved;
     return numbers;
@@ -303,15 +313,15 @@ void ClusterEffects::on_listener_closed(uint32_t worker, const steer::Endpoint& 
 }
 
 void ClusterEffects::on_conflict(uint32_t worker, const steer::Conflict& conflict) {
-    observer_->on_conflict(worker,
-                           {conflict.port, conflict.pid, conflict.command, conflict.text});
+    observer_->on_conflict(worker, {conflict.port, conflict.pid, conflict.command, conflict.text});
 }
 
 void ClusterEffects::on_denied(uint32_t worker, int option) {
     observer_->on_trouble(
-        worker, {"denied", fmt::format("worker {} tried to change the port's steering (socket option "
-                                       "{}) and was refused",
-                                       worker, option)});
+        worker,
+        {"denied", fmt::format("worker {} tried to change the port's steering (socket option "
+                               "{}) and was refused",
+                               worker, option)});
 }
 
 void ClusterEffects::on_trouble(const std::string& text) {

@@ -42,15 +42,16 @@ Result<Fd> lock_cluster(const Paths& paths, const std::string& cluster) {
     std::string folder = paths.run(cluster);
     if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST)
         return fail_errno(errno, fmt::format("make the run folder {}", folder));
-    Fd lock(::open(lock_path(paths, cluster).c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW,
-                   0600));
+    Fd lock(
+        ::open(lock_path(paths, cluster).c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (!lock.is_open())
         return fail_errno(errno, fmt::format("open {}", lock_path(paths, cluster)));
     if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0)
-        return fail("already-running",
-                    fmt::format("a cluster named \"{}\" runs already (pid {}): stop it with \"drover "
-                                "stop {}\", or give this one another --name",
-                                cluster, read_pid(lock.get()), cluster));
+        return fail(
+            "already-running",
+            fmt::format("a cluster named \"{}\" runs already (pid {}): stop it with \"drover "
+                        "stop {}\", or give this one another --name",
+                        cluster, read_pid(lock.get()), cluster));
     return lock;
 }
 
@@ -79,10 +80,11 @@ Leftovers find_leftovers(const Paths& paths, const std::string& cluster) {
 std::string Leftovers::text(const std::string& cluster) const {
     std::string who;
     for (int pid : pids) who += fmt::format("{}{}", who.empty() ? "" : ", ", pid);
-    return fmt::format("the master of \"{}\"{} is dead, but {} of its processes serve on (pid {}): "
-                       "end them with \"drover stop {}\", then run it again",
-                       cluster, master_pid > 0 ? fmt::format(" (pid {})", master_pid) : "",
-                       pids.size(), who, cluster);
+    return fmt::format(
+        "the master of \"{}\"{} is dead, but {} of its processes serve on (pid {}): "
+        "end them with \"drover stop {}\", then run it again",
+        cluster, master_pid > 0 ? fmt::format(" (pid {})", master_pid) : "", pids.size(), who,
+        cluster);
 }
 
 Result<void> clean_leftovers(const Paths& paths, const std::string& cluster,

@@ -16,16 +16,17 @@
 
 namespace drover::supervisor {
 
-// Makes the cluster's run folder (root's alone) and locks it. Error "already-running" names the pid.
+// Makes the cluster's run folder (root's alone) and locks it. Error "already-running" names the
+// pid.
 Result<Fd> lock_cluster(const Paths& paths, const std::string& cluster);
 
 // The run folder goes, with the lock in it.
 void remove_run_folder(const Paths& paths, const std::string& cluster);
 
 struct Leftovers {
-    int master_pid = 0;       // the dead one; 0 where unknown
-    std::vector<int> pids;    // of the workers that live on
-    bool pins = false;        // steering goes on
+    int master_pid = 0;     // the dead one; 0 where unknown
+    std::vector<int> pids;  // of the workers that live on
+    bool pins = false;      // steering goes on
     [[nodiscard]] bool any() const { return !pids.empty() || pins; }
     [[nodiscard]] std::string text(const std::string& cluster) const;  // a sentence
 };

@@ -14,20 +14,20 @@
 namespace drover::supervisor {
 
 enum class Trigger {
-    exec_done,      // the program runs
-    listens,        // it listens on something that is shared
-    is_ready,       // what --ready asks for is there
+    exec_done,        // the program runs
+    listens,          // it listens on something that is shared
+    is_ready,         // what --ready asks for is there
     listens_no_more,  // it closed its last listener that counted
-    ready_late,     // --ready-timeout passed
-    drain,          // it shall end
-    end_now,        // it shall end, without a drain
-    drained,        // nothing of it is being served any more
-    drain_late,     // --drain-timeout passed
-    stop_late,      // --stop-timeout passed
-    gone_replace,   // it exited: start its replacement at once
-    gone_backoff,   // it exited: start its replacement later
-    gone_failed,    // it exited, and too often: give the instance up
-    gone_stopped,   // it exited, and that was wanted or is allowed to be
+    ready_late,       // --ready-timeout passed
+    drain,            // it shall end
+    end_now,          // it shall end, without a drain
+    drained,          // nothing of it is being served any more
+    drain_late,       // --drain-timeout passed
+    stop_late,        // --stop-timeout passed
+    gone_replace,     // it exited: start its replacement at once
+    gone_backoff,     // it exited: start its replacement later
+    gone_failed,      // it exited, and too often: give the instance up
+    gone_stopped,     // it exited, and that was wanted or is allowed to be
 };
 
 enum class Action {

@@ -52,9 +52,7 @@ Status Supervisor::status() const {
         std::ranges::sort(out.active);
         status.groups.push_back(std::move(out));
     }
-    status.state = stopping_                        ? "stopping"
-                   : status.ready < status.wanted ? "degraded"
-                                                  : "running";
+    status.state = stopping_ ? "stopping" : status.ready < status.wanted ? "degraded" : "running";
     status.decisions_total = numbers.decisions;
     status.corrections_total = numbers.corrections_total;
     status.moved_total = numbers.moved_total;

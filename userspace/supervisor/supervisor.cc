@@ -37,7 +37,8 @@ void Supervisor::start(std::function<void(int)> over) {
     settle();
 }
 
-// --- One worker -----------------------------------------------------------------------------------
+// --- One worker
+// -----------------------------------------------------------------------------------
 
 void Supervisor::spawn(int instance) {
     WorkerId id = ++last_id_;
@@ -55,8 +56,8 @@ void Supervisor::spawn(int instance) {
         }
         settle();
     });
-    auto spawned = effects_.spawn(id, instance, worker.generation,
-                                  static_cast<int>(instances_.size()));
+    auto spawned =
+        effects_.spawn(id, instance, worker.generation, static_cast<int>(instances_.size()));
     if (!spawned) {
         tell(EventKind::error, &worker, ErrorData{spawned.error().code, spawned.error().text});
         log::error(fmt::format("cannot start a worker: {}", spawned.error().text));
@@ -198,7 +199,8 @@ void Supervisor::remove_if_not_wanted(WorkerId id) {
     if (stopping_ || !instances_.contains(worker->instance)) workers_.erase(id);
 }
 
-// --- What happens to workers ----------------------------------------------------------------------
+// --- What happens to workers
+// ----------------------------------------------------------------------
 
 void Supervisor::on_exec(WorkerId id) {
     Worker* worker = find(id);
@@ -262,7 +264,8 @@ void Supervisor::on_exit(WorkerId id, const Exit& how) {
     facts.exec_failed = worker->exec_failed;
     facts.conflict = worker->conflict;
     facts.was_ready = worker->ready_since.has_value();
-    if (facts.was_ready) facts.since_ready = duration_cast<milliseconds>(now - *worker->ready_since);
+    if (facts.was_ready)
+        facts.since_ready = duration_cast<milliseconds>(now - *worker->ready_since);
     double jitter = std::uniform_real_distribution<double>(0, 1)(random_);
     Judgement judgement =
         judge(config_.restart, config_.max_restarts, facts, instance.history, now, jitter);
@@ -307,14 +310,17 @@ void Supervisor::on_conflict(WorkerId id, const ConflictData& conflict) {
     settle();
 }
 
-void Supervisor::on_released() { settle(); }
+void Supervisor::on_released() {
+    settle();
+}
 
 void Supervisor::on_trouble(WorkerId id, const ErrorData& error) {
     tell(EventKind::error, find(id), error);
     log::warn(error.text);
 }
 
-// --- Drain ----------------------------------------------------------------------------------------
+// --- Drain
+// ----------------------------------------------------------------------------------------
 
 // Looks at draining workers while there are any, and only then.
 void Supervisor::start_drain_watch() {
@@ -388,9 +394,12 @@ void Supervisor::finish_if_over() {
     if (over_) over_(exit_status_);
 }
 
-// --- Nouns and small things -----------------------------------------------------------------------
+// --- Nouns and small things
+// -----------------------------------------------------------------------
 
-const std::deque<Event>& Supervisor::recent_events() const { return recent_; }
+const std::deque<Event>& Supervisor::recent_events() const {
+    return recent_;
+}
 
 void Supervisor::tell(EventKind kind, const Worker* worker, EventData data) {
     Event event;

@@ -55,8 +55,8 @@ class Supervisor : public WorkerObserver {
     void stop(std::optional<WorkerId> worker, Done done);     // drain, then end; done when gone
     void restart(std::optional<WorkerId> worker, Done done);  // done when the new ones are ready
     void scale(int workers, Done done);                       // done when all are ready or gone
-    void drain(WorkerId worker, Done done);    // held: no new connections; done when none is left
-    void resume(WorkerId worker, Done done);   // takes the hold away
+    void drain(WorkerId worker, Done done);   // held: no new connections; done when none is left
+    void resume(WorkerId worker, Done done);  // takes the hold away
     void signal(std::optional<WorkerId> worker, int number, Done done);
     void policy(Policy policy, Done done);
     // A second SIGINT or SIGTERM: no drain any more, kill.
@@ -136,7 +136,7 @@ class Supervisor : public WorkerObserver {
     std::map<WorkerId, Worker> workers_;
     std::map<int, Instance> instances_;  // 0 … wanted − 1
     Instance scaled_away_;
-    std::deque<int> restart_queue_;      // instances that wait for their turn of `restart`
+    std::deque<int> restart_queue_;  // instances that wait for their turn of `restart`
     std::optional<int> restarting_;
     std::deque<Event> recent_;
     std::vector<Pending> pending_;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// What the supervisor speaks of: the states of a worker, the events it reports, the status it shows.
-// Plain data. Their JSON forms are made in admin/schema.cc and nowhere else.
+// What the supervisor speaks of: the states of a worker, the events it reports, the status it
+// shows. Plain data. Their JSON forms are made in admin/schema.cc and nowhere else.
 #pragma once
 
 #include <chrono>
@@ -22,13 +22,37 @@ bool is_alive(State state);   // it has a process
 bool is_moving(State state);  // it will be in another state without anybody's doing
 
 enum class EventKind {
-    fork, online, listening, ready, message, disconnect, exit, state, stalled, rescued, recovered,
-    reload, scaled, conflict, restart_limit, error
+    fork,
+    online,
+    listening,
+    ready,
+    message,
+    disconnect,
+    exit,
+    state,
+    stalled,
+    rescued,
+    recovered,
+    reload,
+    scaled,
+    conflict,
+    restart_limit,
+    error
 };
 const char* name_of(EventKind kind);  // as in VOCABULARY: restart_limit → "restart-limit"
 
 // Why a worker exited, as `exit.reason`.
-enum class ExitReason { crash, stopped, reload, recycle, memory, stalled, unhealthy, timeout, exec };
+enum class ExitReason {
+    crash,
+    stopped,
+    reload,
+    recycle,
+    memory,
+    stalled,
+    unhealthy,
+    timeout,
+    exec
+};
 const char* name_of(ExitReason reason);
 
 struct Exit {
@@ -65,16 +89,16 @@ struct ErrorData {
 };
 struct ConflictData {
     int port = 0;
-    int pid = 0;           // 0 where unknown
-    std::string command;   // of that pid
-    std::string text;      // the sentence
+    int pid = 0;          // 0 where unknown
+    std::string command;  // of that pid
+    std::string text;     // the sentence
 };
 struct ScaledData {
     int from = 0;
     int to = 0;
 };
 struct RestartLimitData {
-    int restarts = 0;                   // failed starts counted
+    int restarts = 0;                    // failed starts counted
     std::chrono::milliseconds within{};  // in this time
 };
 

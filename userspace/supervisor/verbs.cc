@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// What a person may ask of a running cluster. Each verb sets things going and says when it counts as
-// done; the table and the timers do the rest.
+// What a person may ask of a running cluster. Each verb sets things going and says when it counts
+// as done; the table and the timers do the rest.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -203,8 +203,7 @@ void Output::Impl::retry() {
 }
 
 void Output::Impl::kill() {
-    if (process.pid != 0)
-        (void)sys::pidfd_send_signal(process.pidfd.get(), SIGKILL);
+    if (process.pid != 0) (void)sys::pidfd_send_signal(process.pidfd.get(), SIGKILL);
     // A process that hangs in the kernel does not even die of that.
     deadline_timer = loop.after(kAfterKill, [this] { end(); });
 }
