@@ -36,7 +36,7 @@ class FakeEffects : public Effects {
         calls.push_back(fmt::format("spawn {}", id));
         CHECK(id == ++last_id);  // counts up, never reused
         if (spawn_error) return tl::unexpected(*spawn_error);
-        CHECK_FALSE(living_instances().contains(instance));
+        CHECK((may_overlap || !living_instances().contains(instance)));
         living[id] = instance;
         spawned_with_workers = workers;
         return Spawned{1000 + static_cast<int>(id), static_cast<int>(id) - 1};
@@ -88,6 +88,7 @@ class FakeEffects : public Effects {
     WorkerId last_id = 0;
     int spawned_with_workers = 0;
     bool releases_are_done = true;
+    bool may_overlap = false;  // two workers of an instance at the same time
     std::optional<Error> spawn_error;
     Numbers given_numbers;
 };
@@ -110,7 +111,7 @@ Config config_of(int workers) {
     return config;
 }
 
-class Rig : private Observer {
+class Rig : public Observer {
   public:
     explicit Rig(Config config) : loop(*EventLoop::open()) {
         supervisor.emplace(std::move(config), loop, effects, *this);
@@ -190,11 +191,14 @@ class Rig : private Observer {
         auto found = worker(id);
         return found && found->state == state;
     }
-    Ids ids() const {
+    // As texts, so that a failed check shows them: "1 3"; "signal 1 15, release 1".
+    std::string ids() const {
         Ids all;
         for (const WorkerStatus& worker : supervisor->status().workers) all.insert(worker.id);
-        return all;
+        return fmt::format("{}", fmt::join(all, " "));
     }
+    std::string active() const { return fmt::format("{}", fmt::join(effects.active, " ")); }
+    std::string calls() const { return fmt::format("{}", fmt::join(effects.calls, ", ")); }
     bool called(const std::string& call) const {
         return std::ranges::find(effects.calls, call) != effects.calls.end();
     }
@@ -206,7 +210,7 @@ class Rig : private Observer {
         return all;
     }
     // "event" or "from>to", in order, of one worker.
-    Calls story(WorkerId id) const {
+    std::string story(WorkerId id) const {
         Calls all;
         for (const Event& event : events) {
             if (!event.worker || event.worker->id != id) continue;
@@ -215,7 +219,7 @@ class Rig : private Observer {
             else
                 all.emplace_back(name_of(event.kind));
         }
-        return all;
+        return fmt::format("{}", fmt::join(all, " "));
     }
 
     EventLoop loop;
@@ -260,7 +264,7 @@ struct ReadyRig : Rig {
 
 TEST_CASE("supervisor: N workers are started, one for each instance") {
     Rig rig(config_of(3));
-    CHECK(rig.effects.calls == Calls{"spawn 1", "spawn 2", "spawn 3"});
+    CHECK(rig.calls() == "spawn 1, spawn 2, spawn 3");
     CHECK(rig.effects.living == std::map<WorkerId, int>{{1, 0}, {2, 1}, {3, 2}});
     auto status = rig.supervisor->status();
     CHECK(status.cluster == "web");
@@ -276,24 +280,25 @@ TEST_CASE("supervisor: a worker gets traffic when it listens, not before") {
     Rig rig(config_of(1));
     rig.supervisor->on_exec(1);
     CHECK(rig.is(1, State::online));
-    CHECK(rig.effects.active.empty());
+    CHECK(rig.active().empty());
     rig.listens(1);
     CHECK(rig.is(1, State::ready));
-    CHECK(rig.effects.active == Ids{1});
+    CHECK(rig.active() == "1");
     CHECK(rig.supervisor->status().state == "running");
     CHECK(rig.supervisor->status().ready == 1);
-    CHECK(rig.story(1) == Calls{"fork", "starting>online", "online", "listening",
-                                "online>listening", "listening>ready", "ready"});
+    CHECK(rig.story(1) ==
+          "fork starting>online online listening online>listening listening>ready "
+          "ready");
 }
 
 TEST_CASE("supervisor: a listen that is heard of before the exec counts") {
     Rig rig(config_of(1));
     rig.listens(1);
     CHECK(rig.is(1, State::starting));
-    CHECK(rig.effects.active.empty());
+    CHECK(rig.active().empty());
     rig.supervisor->on_exec(1);
     CHECK(rig.is(1, State::ready));
-    CHECK(rig.effects.active == Ids{1});
+    CHECK(rig.active() == "1");
 }
 
 TEST_CASE("supervisor: with --ready exec a worker is ready when it runs") {
@@ -315,7 +320,7 @@ TEST_CASE("supervisor: all named ports are needed") {
     rig.supervisor->on_exec(1);
     rig.listens(1, kHttp);
     CHECK(rig.is(1, State::listening));
-    CHECK(rig.effects.active.empty());
+    CHECK(rig.active().empty());
     rig.listens(1, kHttps);
     CHECK(rig.is(1, State::ready));
 }
@@ -335,21 +340,30 @@ TEST_CASE("supervisor: who closes its listener leaves the active set, who listen
     ReadyRig rig(2);
     rig.supervisor->on_listener_closed(1, kHttp);
     CHECK(rig.is(1, State::online));
-    CHECK(rig.effects.active == Ids{2});
+    CHECK(rig.active() == "2");
     rig.listens(1);
     CHECK(rig.is(1, State::ready));
-    CHECK(rig.effects.active == Ids{1, 2});
+    CHECK(rig.active() == "1 2");
 }
 
-TEST_CASE("supervisor: a second listener on a port is trouble, and either may close") {
+TEST_CASE("supervisor: a second listener on a port is trouble") {
     ReadyRig rig(1);
     rig.supervisor->on_listening(1, kHttp, true);
     auto errors = rig.events_of(EventKind::error);
     REQUIRE(errors.size() == 1);
     CHECK(std::get<ErrorData>(errors[0].data).code == "extra-listener");
+    CHECK(rig.is(1, State::ready));
+    // Told once, when none of them is left.
+    rig.supervisor->on_listener_closed(1, kHttp);
+    CHECK(rig.is(1, State::online));
+}
+
+TEST_CASE("supervisor: a worker that closes one of its ports goes on with the others") {
+    ReadyRig rig(1);
+    rig.listens(1, kHttps);
     rig.supervisor->on_listener_closed(1, kHttp);
     CHECK(rig.is(1, State::ready));
-    rig.supervisor->on_listener_closed(1, kHttp);
+    rig.supervisor->on_listener_closed(1, kHttps);
     CHECK(rig.is(1, State::online));
 }
 
@@ -361,7 +375,7 @@ TEST_CASE("supervisor: a worker that is not ready in time is ended and tried aga
     CHECK(rig.until([&] { return rig.is(1, State::draining); }));
     CHECK(rig.called("signal 1 15"));
     rig.listens(1);  // too late
-    CHECK(rig.effects.active.empty());
+    CHECK(rig.active().empty());
     rig.exits(1);
     CHECK(rig.is(1, State::backoff));
     auto exit = std::get<ExitData>(rig.events_of(EventKind::exit).at(0).data).exit;
@@ -378,7 +392,7 @@ TEST_CASE("supervisor: a worker that is ready in time is left alone") {
     CHECK(rig.is(1, State::ready));
 }
 
-// DEFECT: ended for being late and exiting with 0 on its stop signal, it is taken for a success.
+// DEFECT: ended for being late, it exits with 0 on its stop signal and is taken for a success.
 TEST_CASE("supervisor: with on-failure a worker that was late is tried again, even if it exits 0") {
     Config config = config_of(1);
     config.restart = Restart::on_failure;
@@ -390,16 +404,40 @@ TEST_CASE("supervisor: with on-failure a worker that was late is tried again, ev
     CHECK(rig.is(1, State::backoff));
 }
 
+TEST_CASE("supervisor: a worker that is stopped while it starts is not also late") {
+    Config config = config_of(1);
+    config.ready_timeout = Duration{20};
+    Rig rig(config);
+    rig.stop(1);
+    rig.turn(50ms);
+    rig.exits(1, 1);
+    CHECK(rig.is(1, State::stopped));
+    auto exit = std::get<ExitData>(rig.events_of(EventKind::exit).at(0).data).exit;
+    CHECK(exit.reason == ExitReason::stopped);
+    CHECK(rig.count("signal 1 15") == 1);
+}
+
+TEST_CASE("supervisor: a worker that listens no more for too long is ended and replaced") {
+    Config config = config_of(1);
+    config.ready_timeout = Duration{20};
+    ReadyRig rig(config);
+    rig.supervisor->on_listener_closed(1, kHttp);
+    CHECK(rig.until([&] { return rig.called("signal 1 15"); }));
+    CHECK(rig.is(1, State::draining));
+    rig.exits(1);
+    CHECK(rig.until([&] { return rig.called("spawn 2"); }));
+}
+
 // --- Exits ------------------------------------------------------------------------------
 
 TEST_CASE("supervisor: a worker that served for a second and died is replaced at once") {
     ReadyRig rig(2);
     rig.turn(1020ms);  // the one long wait: what "served" means
     rig.dies(1);
-    CHECK(rig.effects.calls == Calls{"deactivate 1", "release 1", "spawn 3"});
+    CHECK(rig.calls() == "deactivate 1, release 1, spawn 3");
     CHECK(rig.effects.living == std::map<WorkerId, int>{{2, 1}, {3, 0}});
     rig.becomes_ready(3);
-    CHECK(rig.effects.active == Ids{2, 3});
+    CHECK(rig.active() == "2 3");
     auto worker = rig.worker(3);
     REQUIRE(worker);
     CHECK(worker->instance == 0);
@@ -527,6 +565,7 @@ TEST_CASE("supervisor: a worker whose port is taken is killed, and the instance 
     CHECK(rig.over == std::vector{1});
 }
 
+// DEFECT: the exec that is heard of later wipes the reason out.
 TEST_CASE("supervisor: the conflict is the reason, in whatever order the news come") {
     Rig rig(config_of(1));
     ConflictData conflict{80, 77, "nginx", "port 80 is taken: pid 77 (\"nginx\")"};
@@ -537,12 +576,13 @@ TEST_CASE("supervisor: the conflict is the reason, in whatever order the news co
     CHECK(*rig.worker(1)->reason == conflict.text);
 }
 
+// DEFECT: it is activated between its kill and its exit.
 TEST_CASE("supervisor: a worker whose port is taken gets no traffic on its other ports") {
     Rig rig(config_of(1));
     rig.supervisor->on_exec(1);
     rig.supervisor->on_conflict(1, {80, 77, "nginx", "port 80 is taken"});
     rig.listens(1, kHttps);  // heard of before its death is
-    CHECK(rig.effects.active.empty());
+    CHECK(rig.active().empty());
     rig.dies(1);
     CHECK(rig.is(1, State::failed));
 }
@@ -557,7 +597,7 @@ TEST_CASE("supervisor: news of a worker that is gone are ignored") {
     rig.supervisor->on_conflict(99, {});
     rig.exits(99);
     CHECK(rig.events.size() == before);
-    CHECK(rig.ids() == Ids{1});
+    CHECK(rig.ids() == "1");
 }
 
 // --- Stop -------------------------------------------------------------------------------
@@ -566,7 +606,7 @@ TEST_CASE("supervisor: stop drains, then signals, then the cluster is over with 
     ReadyRig rig(2);
     rig.effects.busy = {1, 2};
     auto stopped = rig.stop();
-    CHECK(rig.effects.calls == Calls{"refuse", "deactivate 1", "deactivate 2"});
+    CHECK(rig.calls() == "refuse, deactivate 1, deactivate 2");
     CHECK(rig.supervisor->status().state == "stopping");
     rig.turn(50ms);
     CHECK(rig.is(1, State::draining));
@@ -711,7 +751,7 @@ TEST_CASE("supervisor: stop_now while the cluster waits for a retry ends it") {
 TEST_CASE("supervisor: one worker stopped by hand stays down and visible, the cluster lives") {
     ReadyRig rig(1);
     auto stopped = rig.stop(1);
-    CHECK(rig.effects.active.empty());
+    CHECK(rig.active().empty());
     CHECK_FALSE(rig.called("refuse"));
     REQUIRE(rig.until([&] { return rig.called("signal 1 15"); }));
     CHECK(stopped->count == 0);
@@ -724,7 +764,7 @@ TEST_CASE("supervisor: one worker stopped by hand stays down and visible, the cl
 
     auto restarted = rig.restart(1);
     CHECK(rig.called("spawn 2"));
-    CHECK(rig.ids() == Ids{2});
+    CHECK(rig.ids() == "2");
     rig.becomes_ready(2);
     CHECK(rig.until([&] { return restarted->ok(); }));
     CHECK(rig.worker(2)->instance == 0);
@@ -749,7 +789,7 @@ TEST_CASE("supervisor: a worker that is stopped by hand while it waits for a ret
 TEST_CASE("supervisor: restart replaces one after the other") {
     ReadyRig rig(2);
     auto restarted = rig.restart();
-    CHECK(rig.effects.active == Ids{2});
+    CHECK(rig.active() == "2");
     REQUIRE(rig.until([&] { return rig.called("signal 1 15"); }));
     rig.exits(1);
     CHECK(rig.called("spawn 3"));
@@ -757,7 +797,7 @@ TEST_CASE("supervisor: restart replaces one after the other") {
     CHECK(rig.is(2, State::ready));  // the next one only when this one is ready
     rig.becomes_ready(3);
     CHECK(rig.until([&] { return rig.is(2, State::draining); }));
-    CHECK(rig.effects.active == Ids{3});
+    CHECK(rig.active() == "3");
     CHECK(restarted->count == 0);
     REQUIRE(rig.until([&] { return rig.called("signal 2 15"); }));
     rig.exits(2);
@@ -765,11 +805,11 @@ TEST_CASE("supervisor: restart replaces one after the other") {
     CHECK(restarted->count == 0);
     rig.becomes_ready(4);
     CHECK(rig.until([&] { return restarted->ok(); }));
-    CHECK(rig.effects.active == Ids{3, 4});
+    CHECK(rig.active() == "3 4");
     CHECK(rig.worker(3)->instance == 0);
     CHECK(rig.worker(4)->instance == 1);
     CHECK(rig.worker(3)->restarts_total == 0);  // asked for, not forced upon us
-    CHECK(rig.ids() == Ids{3, 4});
+    CHECK(rig.ids() == "3 4");
 }
 
 TEST_CASE("supervisor: restart of one worker leaves the others alone") {
@@ -779,8 +819,8 @@ TEST_CASE("supervisor: restart of one worker leaves the others alone") {
     rig.exits(2);
     rig.becomes_ready(3);
     CHECK(rig.until([&] { return restarted->ok(); }));
-    CHECK(rig.ids() == Ids{1, 3});
-    CHECK(rig.effects.active == Ids{1, 3});
+    CHECK(rig.ids() == "1 3");
+    CHECK(rig.active() == "1 3");
 }
 
 TEST_CASE("supervisor: restart brings a failed instance back, its failures forgotten") {
@@ -799,7 +839,7 @@ TEST_CASE("supervisor: restart brings a failed instance back, its failures forgo
     REQUIRE(rig.until([&] { return rig.called("spawn 5"); }));
     rig.becomes_ready(5);
     CHECK(rig.until([&] { return restarted->ok(); }));
-    CHECK(rig.ids() == Ids{2, 5});
+    CHECK(rig.ids() == "2 5");
 }
 
 TEST_CASE("supervisor: restart of an instance that waits for its retry starts it now, and once") {
@@ -829,6 +869,19 @@ TEST_CASE("supervisor: a restart whose new worker fails says why, and goes on wi
     CHECK(rig.until([&] { return restarted->came(); }));
     CHECK(restarted->code() == "not-ready");
     CHECK(restarted->result.error().text.find("exit status 9") != std::string::npos);
+}
+
+TEST_CASE("supervisor: a restart that leaves nobody is answered, and the cluster is over") {
+    Config config = config_of(1);
+    config.max_restarts = {1, Duration{60'000}};
+    ReadyRig rig(config);
+    auto restarted = rig.restart();
+    REQUIRE(rig.until([&] { return rig.called("signal 1 15"); }));
+    rig.exits(1);
+    CHECK(rig.over.empty());
+    rig.exits(2, 9);
+    CHECK(rig.until([&] { return restarted->code() == "not-ready"; }));
+    CHECK(rig.over == std::vector{1});
 }
 
 TEST_CASE("supervisor: restart replaces with --restart never too") {
@@ -893,7 +946,7 @@ TEST_CASE("supervisor: a stop of the cluster answers a restart that is under way
 TEST_CASE("supervisor: scale up starts more and is done when they are ready") {
     ReadyRig rig(1);
     auto scaled = rig.scale(3);
-    CHECK(rig.effects.calls == Calls{"spawn 2", "spawn 3"});
+    CHECK(rig.calls() == "spawn 2, spawn 3");
     CHECK(rig.supervisor->status().wanted == 3);
     rig.becomes_ready(2);
     rig.turn();
@@ -907,11 +960,22 @@ TEST_CASE("supervisor: scale up starts more and is done when they are ready") {
     CHECK(rig.worker(3)->instance == 2);
 }
 
+TEST_CASE("supervisor: a scale whose new worker fails is answered") {
+    Config config = config_of(1);
+    config.max_restarts = {1, Duration{60'000}};
+    ReadyRig rig(config);
+    auto scaled = rig.scale(2);
+    rig.exits(2, 9);
+    CHECK(rig.is(2, State::failed));
+    CHECK(rig.until([&] { return scaled->came(); }));
+    CHECK(rig.over.empty());
+}
+
 TEST_CASE("supervisor: scale down drains the highest instances and is done when they are gone") {
     ReadyRig rig(3);
     rig.effects.busy = {2, 3};
     auto scaled = rig.scale(1);
-    CHECK(rig.effects.active == Ids{1});
+    CHECK(rig.active() == "1");
     CHECK(rig.supervisor->status().wanted == 1);
     rig.effects.busy = {};
     REQUIRE(rig.until([&] { return rig.called("signal 2 15") && rig.called("signal 3 15"); }));
@@ -920,7 +984,7 @@ TEST_CASE("supervisor: scale down drains the highest instances and is done when 
     CHECK(scaled->count == 0);
     rig.exits(2);
     CHECK(rig.until([&] { return scaled->ok(); }));
-    CHECK(rig.ids() == Ids{1});
+    CHECK(rig.ids() == "1");
     CHECK(rig.supervisor->status().state == "running");
 }
 
@@ -928,7 +992,7 @@ TEST_CASE("supervisor: scale to what it is answers at once and reports nothing")
     ReadyRig rig(2);
     CHECK(rig.scale(2)->ok());
     CHECK(rig.events_of(EventKind::scaled).empty());
-    CHECK(rig.effects.calls.empty());
+    CHECK(rig.calls().empty());
 }
 
 TEST_CASE("supervisor: scale out of bounds is refused") {
@@ -946,10 +1010,10 @@ TEST_CASE("supervisor: scale down while the worker starts") {
     CHECK(rig.called("signal 2 15"));
     rig.supervisor->on_exec(2);
     rig.listens(2);
-    CHECK(rig.effects.active == Ids{1});
+    CHECK(rig.active() == "1");
     rig.dies(2);
     CHECK(rig.until([&] { return down->ok() && up->came(); }));
-    CHECK(rig.ids() == Ids{1});
+    CHECK(rig.ids() == "1");
     rig.turn(120ms);
     CHECK(rig.effects.last_id == 2);
 }
@@ -960,7 +1024,7 @@ TEST_CASE("supervisor: scale down while the worker waits for a retry") {
     REQUIRE(rig.is(2, State::backoff));
     auto down = rig.scale(1);
     CHECK(rig.until([&] { return down->ok(); }));
-    CHECK(rig.ids() == Ids{1});
+    CHECK(rig.ids() == "1");
     rig.turn(150ms);
     CHECK(rig.effects.last_id == 2);
 }
@@ -975,7 +1039,7 @@ TEST_CASE("supervisor: scale down while the worker is being restarted") {
     rig.exits(2);
     CHECK(rig.until([&] { return down->ok() && restarted->came(); }));
     CHECK(restarted->code() == "not-ready");
-    CHECK(rig.ids() == Ids{1});
+    CHECK(rig.ids() == "1");
     CHECK(rig.effects.last_id == 2);
 }
 
@@ -990,13 +1054,14 @@ TEST_CASE("supervisor: scale down takes an instance out of a restart that has no
     rig.exits(1);
     rig.becomes_ready(3);
     CHECK(rig.until([&] { return down->ok() && restarted->came(); }));
-    CHECK(rig.ids() == Ids{3});
+    CHECK(rig.ids() == "3");
 }
 
 // DEFECT: the drained worker stays in the status as "stopped", beside its instance's new worker.
 TEST_CASE("supervisor: scale up again while the scaled-down worker still drains") {
     ReadyRig rig(2);
     rig.effects.busy = {2};
+    rig.effects.may_overlap = true;
     auto down = rig.scale(1);
     auto up = rig.scale(2);
     rig.effects.busy = {};
@@ -1006,8 +1071,8 @@ TEST_CASE("supervisor: scale up again while the scaled-down worker still drains"
     if (rig.worker(2)) rig.exits(2);
     rig.becomes_ready(3);
     CHECK(rig.until([&] { return up->ok() && down->came(); }));
-    CHECK(rig.ids() == Ids{1, 3});
-    CHECK(rig.effects.active == Ids{1, 3});
+    CHECK(rig.ids() == "1 3");
+    CHECK(rig.active() == "1 3");
     CHECK(rig.worker(3)->instance == 1);
 }
 
@@ -1023,8 +1088,8 @@ TEST_CASE("supervisor: scale during a restart, both are answered") {
     rig.exits(2);
     rig.becomes_ready(5);
     CHECK(rig.until([&] { return restarted->ok() && scaled->ok(); }));
-    CHECK(rig.ids() == Ids{3, 4, 5});
-    CHECK(rig.effects.active == Ids{3, 4, 5});
+    CHECK(rig.ids() == "3 4 5");
+    CHECK(rig.active() == "3 4 5");
 }
 
 TEST_CASE("supervisor: a stop of the cluster answers a scale that is under way") {
@@ -1056,7 +1121,7 @@ TEST_CASE("supervisor: a held worker gets no new connections, and is not ended")
     ReadyRig rig(2);
     rig.effects.busy = {1};
     auto drained = rig.drain(1);
-    CHECK(rig.effects.active == Ids{2});
+    CHECK(rig.active() == "2");
     CHECK(rig.is(1, State::ready));
     CHECK(rig.worker(1)->flags == std::vector<std::string>{"held"});
     rig.turn(50ms);
@@ -1064,10 +1129,10 @@ TEST_CASE("supervisor: a held worker gets no new connections, and is not ended")
     rig.effects.busy = {};
     CHECK(rig.until([&] { return drained->ok(); }));
     rig.turn(50ms);
-    CHECK(rig.effects.calls == Calls{"deactivate 1"});
+    CHECK(rig.calls() == "deactivate 1");
 
     CHECK(rig.resume(1)->ok());
-    CHECK(rig.effects.active == Ids{1, 2});
+    CHECK(rig.active() == "1 2");
     CHECK(rig.worker(1)->flags.empty());
 }
 
@@ -1077,7 +1142,7 @@ TEST_CASE("supervisor: resume ends the waiting of a drain") {
     auto drained = rig.drain(1);
     CHECK(rig.resume(1)->ok());
     CHECK(rig.until([&] { return drained->came(); }));
-    CHECK(rig.effects.active == Ids{1});
+    CHECK(rig.active() == "1");
 }
 
 TEST_CASE("supervisor: a worker that is held before it is ready waits for resume") {
@@ -1086,9 +1151,9 @@ TEST_CASE("supervisor: a worker that is held before it is ready waits for resume
     CHECK(rig.until([&] { return drained->ok(); }));
     rig.becomes_ready(1);
     CHECK(rig.is(1, State::ready));
-    CHECK(rig.effects.active.empty());
+    CHECK(rig.active().empty());
     CHECK(rig.resume(1)->ok());
-    CHECK(rig.effects.active == Ids{1});
+    CHECK(rig.active() == "1");
 }
 
 TEST_CASE("supervisor: a held worker that listens anew stays held") {
@@ -1097,7 +1162,7 @@ TEST_CASE("supervisor: a held worker that listens anew stays held") {
     rig.supervisor->on_listener_closed(1, kHttp);
     rig.listens(1);
     CHECK(rig.is(1, State::ready));
-    CHECK(rig.effects.active == Ids{2});
+    CHECK(rig.active() == "2");
 }
 
 TEST_CASE("supervisor: a held worker that dies answers its drain; its replacement is not held") {
@@ -1109,7 +1174,7 @@ TEST_CASE("supervisor: a held worker that dies answers its drain; its replacemen
     CHECK(rig.until([&] { return drained->came(); }));
     REQUIRE(rig.until([&] { return rig.called("spawn 3"); }));
     rig.becomes_ready(3);
-    CHECK(rig.effects.active == Ids{2, 3});
+    CHECK(rig.active() == "2 3");
 }
 
 TEST_CASE("supervisor: a held worker can be stopped and restarted") {
@@ -1120,7 +1185,7 @@ TEST_CASE("supervisor: a held worker can be stopped and restarted") {
     rig.exits(1);
     rig.becomes_ready(3);
     CHECK(rig.until([&] { return restarted->ok(); }));
-    CHECK(rig.effects.active == Ids{2, 3});
+    CHECK(rig.active() == "2 3");
     CHECK(rig.worker(3)->flags.empty());
 }
 
@@ -1148,10 +1213,10 @@ TEST_CASE("supervisor: a signal goes to one worker, or to all that run") {
     rig.dies(2);
     rig.effects.calls.clear();
     CHECK(rig.signal(1, SIGUSR1)->ok());
-    CHECK(rig.effects.calls == Calls{"signal 1 10"});
+    CHECK(rig.calls() == "signal 1 10");
     rig.effects.calls.clear();
     CHECK(rig.signal({}, SIGHUP)->ok());
-    CHECK(rig.effects.calls == Calls{"signal 1 1", "signal 3 1"});
+    CHECK(rig.calls() == "signal 1 1, signal 3 1");
     CHECK(rig.signal(2, SIGHUP)->code() == "bad-state");
     CHECK(rig.is(1, State::ready));
 }
@@ -1170,14 +1235,14 @@ TEST_CASE("supervisor: a worker that does not exist is an error that names those
         CHECK(answer->code() == "no-such-worker");
         CHECK(answer->result.error().text.find("1, 2") != std::string::npos);
     }
-    CHECK(rig.effects.calls.empty());
+    CHECK(rig.calls().empty());
 }
 
 TEST_CASE("supervisor: another policy is set at once and shown") {
     ReadyRig rig(1);
     auto set = rig.ask([&](Done done) { rig.supervisor->policy(Policy::round_robin, done); });
     CHECK(set->ok());
-    CHECK(rig.effects.calls == Calls{"policy round-robin"});
+    CHECK(rig.calls() == "policy round-robin");
     CHECK(rig.supervisor->status().policy == "round-robin");
 }
 
@@ -1205,9 +1270,9 @@ TEST_CASE("supervisor: a worker's whole life in events") {
     rig.stop(1);
     REQUIRE(rig.until([&] { return rig.called("signal 1 15"); }));
     rig.exits(1);
-    CHECK(rig.story(1) == Calls{"fork", "starting>online", "online", "listening",
-                                "online>listening", "listening>ready", "ready", "ready>draining",
-                                "exit", "draining>stopped"});
+    CHECK(rig.story(1) ==
+          "fork starting>online online listening online>listening listening>ready "
+          "ready ready>draining exit draining>stopped");
     auto fork = rig.events_of(EventKind::fork).at(0);
     CHECK(fork.worker->pid == 1001);
     CHECK(fork.worker->instance == 0);
