@@ -80,9 +80,7 @@ int run_master(supervisor::Config config, const Paths& paths) {
         lock = supervisor::lock_cluster(paths, config.name);
         if (!lock) return refuse(lock.error());
     }
-    std::string pid = std::to_string(::getpid());
-    (void)::ftruncate(lock->get(), 0);
-    [[maybe_unused]] auto written = ::pwrite(lock->get(), pid.data(), pid.size(), 0);
+    supervisor::sign_lock(*lock, config.stop_signal);
 
     // 3. The event loop. Output that breaks must not end the master.
     std::signal(SIGPIPE, SIG_IGN);

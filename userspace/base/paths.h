@@ -3,7 +3,7 @@
 // Where drover keeps things on a host, in one place. The three roots can be moved by environment
 // variables of the master (containers, tests); workers do not inherit them.
 //
-//     DROVER_RUN_DIR  /run/drover         NAME/{lock,control.sock,state.json}, ports/ (port locks)
+//     DROVER_RUN_DIR  /run/drover         NAME/{lock,control.sock}, ports/ (port locks)
 //     DROVER_CGROUP   <cgroup2>/drover    NAME/{keeper,logger,w1,w2,…}
 //     DROVER_BPFFS    /sys/fs/bpf/drover  NAME/: pinned links and maps
 #pragma once

@@ -304,9 +304,29 @@ void Steering::adopt(uint32_t worker, uint64_t cookie, const Listener& listener)
             set_up_group(listener.group, listener.endpoint, description.v6only, description.uid);
         if (!made) observer_.on_trouble(made.error().text);
     }
+    if (auto group = groups_.find(listener.group); group != groups_.end())
+        group->second.was_listened = true;
+    drop_unused_groups(listener.endpoint);
     member.listeners[cookie] = listener;
     if (groups_.contains(listener.group)) update_active_set(listener.group);
     observer_.on_listening(worker, listener.endpoint, !listener.steered);
+}
+
+// --port named another address than the workers chose. The more specific of the two would win, and
+// its keeper would hold connections for which nobody comes.
+void Steering::drop_unused_groups(const Endpoint& chosen) {
+    for (auto entry = groups_.begin(); entry != groups_.end();) {
+        Group& group = entry->second;
+        if (group.was_listened || group.endpoint == chosen ||
+            group.endpoint.port() != chosen.port()) {
+            ++entry;
+            continue;
+        }
+        observer_.on_trouble(fmt::format("--port {} is given up: the workers listen on {} instead",
+                                         group.endpoint.text(), chosen.text()));
+        programs_->drop_group(group.endpoint, entry->first);
+        entry = groups_.erase(entry);
+    }
 }
 
 // A group gets its keeper, and through the keeper's socket the program for all its members.

@@ -144,6 +144,7 @@ class Steering {
         Fd keeper;
         uint64_t keeper_cookie = 0;
         std::vector<uint16_t> active;
+        bool was_listened = false;  // by a worker, ever
         int idle_rounds = 0;
     };
     // What one look at the live connections saw, to tell drift from traffic.
@@ -162,6 +163,7 @@ class Steering {
     void on_close(uint32_t worker, uint64_t cookie);
     void adopt(uint32_t worker, uint64_t cookie, const Listener& listener);
     void promote(uint32_t worker, const Listener& closed);
+    void drop_unused_groups(const Endpoint& chosen);
     bool own_port(uint32_t worker, const Endpoint& endpoint);
     Result<void> set_up_group(uint32_t index, const Endpoint& endpoint, bool v6only, uid_t uid);
     void update_active_set(uint32_t index);

@@ -10,7 +10,7 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
-#include <cstdlib>
+#include <cstdio>
 #include <filesystem>
 #include <thread>
 
@@ -28,10 +28,18 @@ std::string lock_path(const Paths& paths, const std::string& cluster) {
     return paths.run(cluster) + "/lock";
 }
 
-int read_pid(int fd) {
+// What a lock says: "PID STOP-SIGNAL".
+struct Signature {
+    int pid = 0;
+    int stop_signal = SIGTERM;
+};
+
+Signature read_signature(int fd) {
     std::array<char, 32> content{};
     [[maybe_unused]] auto size = ::pread(fd, content.data(), content.size() - 1, 0);
-    return std::atoi(content.data());
+    Signature signature;
+    std::sscanf(content.data(), "%d %d", &signature.pid, &signature.stop_signal);
+    return signature;
 }
 
 }  // namespace
@@ -51,8 +59,14 @@ Result<Fd> lock_cluster(const Paths& paths, const std::string& cluster) {
             "already-running",
             fmt::format("a cluster named \"{}\" runs already (pid {}): stop it with \"drover "
                         "stop {}\", or give this one another --name",
-                        cluster, read_pid(lock.get()), cluster));
+                        cluster, read_signature(lock.get()).pid, cluster));
     return lock;
+}
+
+void sign_lock(const Fd& lock, int stop_signal) {
+    std::string text = fmt::format("{} {}", ::getpid(), stop_signal);
+    [[maybe_unused]] int cut = ::ftruncate(lock.get(), 0);
+    [[maybe_unused]] auto written = ::pwrite(lock.get(), text.data(), text.size(), 0);
 }
 
 void remove_run_folder(const Paths& paths, const std::string& cluster) {
@@ -64,7 +78,11 @@ void remove_run_folder(const Paths& paths, const std::string& cluster) {
 Leftovers find_leftovers(const Paths& paths, const std::string& cluster) {
     Leftovers found;
     Fd lock(::open(lock_path(paths, cluster).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-    if (lock.is_open()) found.master_pid = read_pid(lock.get());
+    if (lock.is_open()) {
+        Signature signature = read_signature(lock.get());
+        found.master_pid = signature.pid;
+        found.stop_signal = signature.stop_signal;
+    }
     if (auto cgroup = Cgroup::open(paths.cgroup(cluster)))
         for (const std::string& name : cgroup->children()) {
             auto child = Cgroup::open(cgroup->path() + "/" + name);
@@ -91,7 +109,8 @@ Result<void> clean_leftovers(const Paths& paths, const std::string& cluster,
                              std::chrono::milliseconds patience) {
     using std::chrono::steady_clock;
     if (auto cgroup = Cgroup::open(paths.cgroup(cluster))) {
-        for (int pid : find_leftovers(paths, cluster).pids) ::kill(pid, SIGTERM);
+        Leftovers found = find_leftovers(paths, cluster);
+        for (int pid : found.pids) ::kill(pid, found.stop_signal);
         auto deadline = steady_clock::now() + patience;
         constexpr std::chrono::milliseconds kLook{10};
         while (cgroup->is_populated() && steady_clock::now() < deadline)

@@ -20,11 +20,15 @@ namespace drover::supervisor {
 // pid.
 Result<Fd> lock_cluster(const Paths& paths, const std::string& cluster);
 
+// Notes in the lock who has it, and how its workers are asked to end.
+void sign_lock(const Fd& lock, int stop_signal);
+
 // The run folder goes, with the lock in it.
 void remove_run_folder(const Paths& paths, const std::string& cluster);
 
 struct Leftovers {
     int master_pid = 0;     // the dead one; 0 where unknown
+    int stop_signal = 15;   // that its workers expect
     std::vector<int> pids;  // of the workers that live on
     bool pins = false;      // steering goes on
     [[nodiscard]] bool any() const { return !pids.empty() || pins; }
@@ -32,8 +36,9 @@ struct Leftovers {
 };
 Leftovers find_leftovers(const Paths& paths, const std::string& cluster);
 
-// Ends the workers (SIGTERM, then SIGKILL after `patience`), detaches the programs, removes pins,
-// cgroups and the run folder. The caller holds the lock. Blocks: for the command line.
+// Ends the workers (their stop signal, then SIGKILL after `patience`), detaches the programs,
+// removes pins, cgroups and the run folder. The caller holds the lock. Blocks: for the command
+// line.
 Result<void> clean_leftovers(const Paths& paths, const std::string& cluster,
                              std::chrono::milliseconds patience);
 

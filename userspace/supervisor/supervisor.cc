@@ -216,7 +216,7 @@ void Supervisor::on_exec_failed(WorkerId id, const Error& error) {
     Worker* worker = find(id);
     if (worker == nullptr) return;
     worker->exec_failed = true;
-    worker->reason = error.text;
+    worker->fault = error.text;
     tell(EventKind::error, worker, ErrorData{error.code, error.text});
 }
 
@@ -272,9 +272,11 @@ void Supervisor::on_exit(WorkerId id, const Exit& how) {
 
     std::string how_it_ended = exit.signal ? fmt::format("killed by {}", *exit.signal)
                                            : fmt::format("exit status {}", exit.code.value_or(0));
-    std::string reason = worker->reason.empty() || judgement.verdict == Verdict::stopped
-                             ? how_it_ended
-                             : worker->reason;
+    std::string reason = how_it_ended;
+    if (!worker->fault.empty())
+        reason = worker->fault;
+    else if (worker->ending == ExitReason::timeout)
+        reason = worker->reason;
     switch (judgement.verdict) {
         case Verdict::replace:
             apply(id, Trigger::gone_replace, how_it_ended);
@@ -304,7 +306,7 @@ void Supervisor::on_conflict(WorkerId id, const ConflictData& conflict) {
     worker->conflict = true;
     tell(EventKind::conflict, worker, conflict);
     // Killed at once: what it may have accepted was meant for the port's owner.
-    worker->reason = conflict.text;
+    worker->fault = conflict.text;
     worker->ending = ExitReason::stopped;
     effects_.kill(id);
     settle();
@@ -385,8 +387,10 @@ void Supervisor::finish_if_over() {
     if (any_left) return;
     if (stopping_ && !workers_.empty()) return;
     finished_ = true;
-    bool failed = std::ranges::any_of(
-        workers_, [](const auto& entry) { return entry.second.state == State::failed; });
+    bool failed = std::ranges::any_of(workers_, [this](const auto& entry) {
+        const auto& last = instance_of(entry.second).last_exit;
+        return entry.second.state == State::failed || !last || last->code != 0;
+    });
     exit_status_ = !stopping_ && failed ? 1 : 0;
     if (exit_status_ != 0)
         log::error(fmt::format("no worker of {} is left: {}", config_.name,

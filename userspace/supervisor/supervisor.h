@@ -84,6 +84,7 @@ class Supervisor : public WorkerObserver {
         bool held = false;
         bool exec_failed = false;
         bool conflict = false;
+        std::string fault;       // the sentence of exec_failed or conflict
         bool signalled = false;  // the stop signal was sent
         // What drover ended it for; crash where it did not.
         ExitReason ending = ExitReason::crash;
