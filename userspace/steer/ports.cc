@@ -22,6 +22,18 @@ bool is_unspecified(const Endpoint& endpoint) {
     return std::ranges::all_of(endpoint.key.addr, [](uint32_t word) { return word == 0; });
 }
 
+// ::ffff:127.0.0.1 is 127.0.0.1.
+Endpoint unmapped(Endpoint endpoint) {
+    auto& addr = endpoint.key.addr;
+    if (endpoint.family() != DROVER_AF_INET6 || addr[0] != 0 || addr[1] != 0 ||
+        addr[2] != htonl(0xffff))
+        return endpoint;
+    addr[0] = addr[3];
+    addr[2] = addr[3] = 0;
+    endpoint.key.family = DROVER_AF_INET;
+    return endpoint;
+}
+
 // The lock's name: ports of different network namespaces are different ports.
 std::string lock_path(const std::string& folder, int port) {
     struct stat info {};
@@ -31,7 +43,8 @@ std::string lock_path(const std::string& folder, int port) {
 
 }  // namespace
 
-bool overlaps(const Endpoint& a, const Endpoint& b) {
+bool overlaps(const Endpoint& first, const Endpoint& second) {
+    Endpoint a = unmapped(first), b = unmapped(second);
     if (a.port() != b.port()) return false;
     if (a.family() == b.family())
         return is_unspecified(a) || is_unspecified(b) ||
@@ -68,12 +81,13 @@ void remove_stale_locks(const std::string& folder) {
 tl::expected<void, Conflict> PortOwnership::lock(int port) {
     if (owns(port)) return {};
     std::string path = lock_path(folder_, port);
-    while (true) {
+    constexpr int kTries = 20;
+    for (int tries = 0;; tries++) {
         std::error_code ignored;
         std::filesystem::create_directories(folder_, ignored);
         Fd file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
         // Another cluster that ended may just have removed the folder.
-        if (!file.is_open() && errno == ENOENT) continue;
+        if (!file.is_open() && errno == ENOENT && tries < kTries) continue;
         if (!file.is_open()) {
             std::string text =
                 fmt::format("cannot lock port {} with {}: {}", port, path, std::strerror(errno));

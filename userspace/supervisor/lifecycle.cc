@@ -73,8 +73,8 @@ const std::vector<Row>& rows() {
         {State::ready,     gone_stopped,    State::stopped,   {deactivate, release}},
         {State::draining,  gone_stopped,    State::stopped,   {release}},
 
-        {State::backoff,   drain,           State::stopped,   {}},
-        {State::backoff,   end_now,         State::stopped,   {}},
+        {State::backoff,   drain,           State::stopped,   {stop_retry_timer}},
+        {State::backoff,   end_now,         State::stopped,   {stop_retry_timer}},
         {State::failed,    drain,           State::stopped,   {}},
         {State::failed,    end_now,         State::stopped,   {}},
         // clang-format on

@@ -43,6 +43,7 @@ enum class Action {
     release,
     replace,
     start_retry_timer,
+    stop_retry_timer,
     tell_restart_limit,
 };
 

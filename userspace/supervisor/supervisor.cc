@@ -160,6 +160,9 @@ void Supervisor::carry_out(WorkerId id, Action action) {
             });
             break;
         }
+        case Action::stop_retry_timer:
+            worker->retry_timer.reset();
+            break;
         case Action::tell_restart_limit: {
             const auto& failed = instance_of(*worker).history.failed_starts;
             tell(EventKind::restart_limit, worker,
@@ -175,6 +178,7 @@ void Supervisor::carry_out(WorkerId id, Action action) {
 
 void Supervisor::check_ready(Worker& worker) {
     if (worker.state != State::online && worker.state != State::listening) return;
+    if (worker.conflict) return;  // it is being killed
     std::set<int> named;
     for (const Port& port : config_.ports) named.insert(port.number);
     bool ready = config_.ready == Ready::exec ||
@@ -192,11 +196,13 @@ void Supervisor::end_worker(WorkerId id, ExitReason why, bool replace_after,
     remove_if_not_wanted(id);
 }
 
-// A worker that is down for good stays visible, unless its instance is no longer wanted.
+// A worker that is down for good stays visible, unless its instance is no longer wanted or has
+// another worker by now.
 void Supervisor::remove_if_not_wanted(WorkerId id) {
     Worker* worker = find(id);
     if (worker == nullptr || is_alive(worker->state)) return;
-    if (stopping_ || !instances_.contains(worker->instance)) workers_.erase(id);
+    bool wanted = instances_.contains(worker->instance) && current(worker->instance) == worker;
+    if (stopping_ || !wanted) workers_.erase(id);
 }
 
 // --- What happens to workers
@@ -260,7 +266,7 @@ void Supervisor::on_exit(WorkerId id, const Exit& how) {
     facts.was_wanted =
         worker->ending == ExitReason::stopped && !worker->replace_after && !worker->conflict;
     facts.replace_wanted = worker->replace_after;
-    facts.succeeded = how.code == 0;
+    facts.succeeded = how.code == 0 && worker->ending == ExitReason::crash;
     facts.exec_failed = worker->exec_failed;
     facts.conflict = worker->conflict;
     facts.was_ready = worker->ready_since.has_value();
@@ -307,6 +313,7 @@ void Supervisor::on_conflict(WorkerId id, const ConflictData& conflict) {
     tell(EventKind::conflict, worker, conflict);
     // Killed at once: what it may have accepted was meant for the port's owner.
     worker->fault = conflict.text;
+    effects_.deactivate(id);
     worker->ending = ExitReason::stopped;
     effects_.kill(id);
     settle();

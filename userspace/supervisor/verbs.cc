@@ -15,6 +15,7 @@ void Supervisor::stop(std::optional<WorkerId> target, Done done) {
         Worker* worker = find(*target);
         if (worker == nullptr) return done(no_such_worker(*target));
         WorkerId id = *target;
+        std::erase(restart_queue_, worker->instance);
         end_worker(id, ExitReason::stopped, false, "stopped by hand");
         when(
             [this, id] {
@@ -56,17 +57,17 @@ void Supervisor::restart(std::optional<WorkerId> target, Done done) {
     } else {
         for (const auto& [instance, state] : instances_) wanted.push_back(instance);
     }
-    WorkerId newest = last_id_;
     for (int instance : wanted) {
         instances_[instance].history.failed_starts.clear();
         if (std::ranges::find(restart_queue_, instance) == restart_queue_.end())
             restart_queue_.push_back(instance);
     }
     when(
-        [this, wanted, newest] {
-            return std::ranges::all_of(wanted, [this, newest](int instance) {
+        [this, wanted] {
+            return std::ranges::all_of(wanted, [this](int instance) {
+                bool waits = std::ranges::find(restart_queue_, instance) != restart_queue_.end();
                 Worker* worker = current(instance);
-                return worker == nullptr || (worker->id > newest && !is_moving(worker->state));
+                return !waits && (worker == nullptr || !is_moving(worker->state));
             });
         },
         [this, wanted, done = std::move(done)](Result<void> result) {

@@ -3,12 +3,12 @@
 // The master's end of a worker's message channel, whichever language it speaks: JSON lines over two
 // pipes (line_channel.h), or Node's IPC over a socket pair (node_channel.h).
 //
-// The master never blocks on a worker that reads slowly: what it sends waits in a bounded queue, and
-// a send beyond that fails. What a worker sends is never trusted: whatever is malformed is an error
-// told to the observer, is skipped, and the channel goes on.
+// The master never blocks on a worker that reads slowly: what it sends waits in a bounded queue,
+// and a send beyond that fails. What a worker sends is never trusted: whatever is malformed is an
+// error told to the observer, is skipped, and the channel goes on.
 //
-// Message data is passed on as JSON text, valid and without line breaks: nobody between the two ends
-// needs to look into it.
+// Message data is passed on as JSON text, valid and without line breaks: nobody between the two
+// ends needs to look into it.
 #pragma once
 
 #include <chrono>
@@ -36,13 +36,18 @@ struct SocketQuery {
     int fd = -1;  // listen({fd}): an fd of the master's table; else -1
     int flags = 0;
     int backlog = 0;
-    std::string data;  // JSON text, to be echoed; "null" where there is none
+    // Sockets with the same address, port and type in two workers are the same one where the index
+    // is too: it tells the second listen(0) of a worker from its first.
+    int index = 0;
+    bool readable_all = false;  // a unix socket's path: for everybody
+    bool writable_all = false;
+    std::string data = "null";  // JSON text, to be echoed; "null" where there is none
 };
 
 // The answer: a bound socket (TCP: not necessarily listening yet), or an errno.
 struct SocketAnswer {
     Fd socket;
-    int error = 0;             // positive errno; 0 with a socket
+    int error = 0;              // positive errno; 0 with a socket
     std::string data = "null";  // what goes back in `data`
 };
 
@@ -60,6 +65,9 @@ class ChannelObserver {
     virtual void on_channel_closed(uint64_t worker) = 0;  // end of file: nothing more will come
     // Node alone. The answer may be given later, through NodeChannel::answer.
     virtual void on_channel_query(uint64_t /*worker*/, uint64_t /*query*/, const SocketQuery&) {}
+    // Node's "listening": the socket that it asked for is in use; `port` is the real one. Of TCP
+    // the kernel tells the same; of UDP and unix sockets this alone does.
+    virtual void on_channel_listening(uint64_t /*worker*/, const SocketQuery&) {}
 };
 
 class Channel {
@@ -76,7 +84,8 @@ class Channel {
     [[nodiscard]] virtual uint64_t unknown_total() const = 0;
 };
 
-constexpr size_t kMaxLine = 1024 * 1024;       // bytes of one message, its line break not counted
-constexpr size_t kMaxQueued = 4 * kMaxLine;    // bytes waiting for one worker
+constexpr size_t kMaxLine = 1024 * 1024;     // bytes of one message, its line break not counted
+constexpr size_t kMaxQueued = 4 * kMaxLine;  // bytes waiting for one worker
+constexpr int kMaxDepth = 128;               // arrays and objects within each other, in a message
 
 }  // namespace drover::worker
