@@ -233,12 +233,15 @@ void Load::work() {
     };
     auto go_on = [&](int fd) {
         auto found = open.find(fd);
-        // Closed here, but a process that was just forked still holds it until its exec.
+        // Closed here, but a process that was just forked still holds it until its exec: epoll
+        // still tells of it, under a number that may be another request's by now. That one's
+        // system calls then say EAGAIN.
         if (found == open.end()) return;
         Request& request = found->second;
         if (!request.sent) {
-            if (::send(fd, question.data(), question.size(), MSG_NOSIGNAL) < 0)
-                return fail(fd, errno == ECONNRESET ? "reset in the queue" : kind_of(errno));
+            bool sent = ::send(fd, question.data(), question.size(), MSG_NOSIGNAL) >= 0;
+            if (!sent && errno == EAGAIN) return;
+            if (!sent) return fail(fd, errno == ECONNRESET ? "reset in the queue" : kind_of(errno));
             request.sent = true;
             epoll_event event{};
             event.events = EPOLLIN;
@@ -248,6 +251,7 @@ void Load::work() {
         }
         char buffer[4096];
         ssize_t got = ::recv(fd, buffer, sizeof(buffer), 0);
+        if (got < 0 && errno == EAGAIN) return;
         if (got < 0) return fail(fd, kind_of(errno));
         request.text.append(buffer, static_cast<size_t>(got));
         if (!is_whole(request.text, got == 0)) {

@@ -35,16 +35,13 @@ std::vector<uint16_t> numbers(size_t count, uint16_t first = 0) {
 
 // As select_place() in steer.bpf.c reads it: the version is compared after the reading. Nothing
 // where the set was rewritten meanwhile.
-std::optional<std::vector<uint16_t>> read_as_the_program_does(const drover_group& group,
-                                                              bool half_way) {
+std::optional<std::vector<uint16_t>> read_as_the_program_does(const drover_group& group) {
     uint32_t version = __atomic_load_n(&group.current, __ATOMIC_ACQUIRE);
     const drover_active_set& set = group.sets[version & 1];
     uint32_t count = __atomic_load_n(&set.count, __ATOMIC_ACQUIRE) & (DROVER_MAX_SLOTS - 1);
     std::vector<uint16_t> slots(count);
-    for (uint32_t i = 0; i < count; i++) {
-        if (half_way && i == count / 2) std::this_thread::yield();  // gives the writer its chance
+    for (uint32_t i = 0; i < count; i++)
         slots[i] = __atomic_load_n(&set.slots[i], __ATOMIC_ACQUIRE);
-    }
     if (__atomic_load_n(&set.version, __ATOMIC_ACQUIRE) != version) return std::nullopt;
     return slots;
 }
@@ -164,7 +161,7 @@ TEST_CASE("active set: what was written is in force") {
          {std::vector<uint16_t>{3}, {1, 2, 3}, {}, {510, 0, 7}, numbers(DROVER_KEEPER_SLOT)}) {
         write_active_set(*group, slots);
         CHECK(read_active_set(*group) == slots);
-        CHECK(read_as_the_program_does(*group, false) == slots);
+        CHECK(read_as_the_program_does(*group) == slots);
     }
 }
 
@@ -201,7 +198,7 @@ TEST_CASE("active set: the version goes round without ever being 0, which means 
         write_active_set(*group, numbers(i + 1u, i));
         CHECK(group->current != 0);
         CHECK((group->current & 1) != half_before);
-        CHECK(read_as_the_program_does(*group, false) == numbers(i + 1u, i));
+        CHECK(read_as_the_program_does(*group) == numbers(i + 1u, i));
     }
 }
 
@@ -216,8 +213,8 @@ TEST_CASE("active set: a reader never sees half an update while sets are being w
     std::atomic<bool> stop = false;
     std::atomic<uint64_t> torn = 0, whole = 0, rewritten = 0;
     std::thread reader([&] {
-        for (uint64_t i = 0; !stop; i++) {
-            auto slots = read_as_the_program_does(*group, i % 4 == 0);
+        while (!stop) {
+            auto slots = read_as_the_program_does(*group);
             if (!slots) {
                 rewritten++;
                 continue;
@@ -226,10 +223,14 @@ TEST_CASE("active set: a reader never sees half an update while sets are being w
             if (slots->empty() || *slots != make((*slots)[0])) torn++;
         }
     });
-    auto until = std::chrono::steady_clock::now() + 200ms;
+    // On a busy machine the two seldom run side by side: give them longer to meet.
+    auto start = std::chrono::steady_clock::now();
     uint32_t round = 0;
-    while (std::chrono::steady_clock::now() < until || (whole == 0 && round < 100'000'000))
-        write_active_set(*group, make(++round));
+    auto is_enough = [&] {
+        auto time = std::chrono::steady_clock::now() - start;
+        return time > 3s || (time > 200ms && rewritten > 2000);
+    };
+    while (!is_enough()) write_active_set(*group, make(++round));
     stop = true;
     reader.join();
     MESSAGE("sets written: ", round, ", read whole: ", whole.load(),

@@ -1173,6 +1173,15 @@ TEST_CASE("supervisor: a worker that is held before it is ready waits for resume
     CHECK(rig.active() == "1");
 }
 
+TEST_CASE("supervisor: resume of a worker that is not ready does not activate it") {
+    Rig rig(config_of(1));
+    rig.drain(1);
+    CHECK(rig.resume(1)->ok());
+    CHECK(rig.active().empty());
+    rig.becomes_ready(1);
+    CHECK(rig.active() == "1");
+}
+
 TEST_CASE("supervisor: a held worker that listens anew stays held") {
     ReadyRig rig(2);
     rig.drain(1);

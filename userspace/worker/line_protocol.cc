@@ -230,7 +230,7 @@ Result<WorkerLine> read_load(const Found& found, std::string_view line) {
     if (const auto* number = std::get_if<double>(&found.value)) value = *number;
     if (const auto* number = std::get_if<uint64_t>(&found.value))
         value = static_cast<double>(*number);
-    if (!std::isfinite(value) || std::signbit(value))
+    if (!std::isfinite(value) || value < 0)
         return refuse("the \"value\" of a load is not a number from 0 up", line);
     return LoadLine{value};
 }

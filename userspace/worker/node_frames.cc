@@ -153,8 +153,11 @@ Result<SocketQuery> parse_query(const json& frame, const std::string& act) {
     if (query.address_type != 4 && query.address_type != 6 && query.address_type != -1)
         return lacks(act, "addressType");
     if (query.address_type == -1 && query.address.empty()) return lacks(act, "address");
-    // What is given to system calls as a string ends at its first zero.
-    if (query.address.find('\0') != std::string::npos) return lacks(act, "address");
+    // What is given to system calls as a string ends at its first zero; only the name of a unix
+    // socket in the abstract name space begins with one.
+    auto zero = query.address.find('\0');
+    if (zero != std::string::npos && (zero > 0 || query.address_type != -1))
+        return lacks(act, "address");
 
     const json* data = member(frame, "data");
     if (data != nullptr) query.data = text_of(*data);
@@ -185,7 +188,7 @@ Result<NodeFrame> parse_cluster_frame(const json& frame) {
     return NodeUnknown{};
 }
 
-// A path of a unix socket in the abstract name space begins with a zero byte: see parse_query.
+// A message that is Node's own and comes with a handle is for Node's primary alone.
 NodeFrame parse_handle(const json& frame) {
     const json* message = member(frame, "msg");
     if (message == nullptr) return NodeHandle{};
