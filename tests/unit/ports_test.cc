@@ -172,7 +172,6 @@ TEST_CASE("overlaps: who would get connections that are meant for the other") {
     }
 }
 
-// DEFECT: mapped addresses are compared as IPv6 ones.
 TEST_CASE("overlaps: an IPv4 address in IPv6 clothes is that IPv4 address") {
     // Java servers listen so: [::ffff:127.0.0.1]:80 gets what is meant for 127.0.0.1:80.
     for (const char* same : {"127.0.0.1", "0.0.0.0", "::"}) {
@@ -277,7 +276,6 @@ TEST_CASE("ports: where the lock cannot be made the claim is refused with the re
     CHECK(contains(refused.error().text, folder.path()));
 }
 
-// DEFECT: where the folder cannot be made (a read-only /run) the attempts never end.
 TEST_CASE("ports: a folder that cannot be made is an error, not an endless attempt") {
     // In a child, because it would not come back. /proc takes no new folders, not even root's.
     int pid = ::fork();

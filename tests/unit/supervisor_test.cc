@@ -403,7 +403,6 @@ TEST_CASE("supervisor: a worker that is ready in time is left alone") {
     CHECK(rig.is(1, State::ready));
 }
 
-// DEFECT: ended for being late, it exits with 0 on its stop signal and is taken for a success.
 TEST_CASE("supervisor: with on-failure a worker that was late is tried again, even if it exits 0") {
     Config config = config_of(1);
     config.restart = Restart::on_failure;
@@ -593,7 +592,6 @@ TEST_CASE("supervisor: the conflict is the reason, in whatever order the news co
     CHECK(*rig.worker(1)->reason == conflict.text);
 }
 
-// DEFECT: it is activated between its kill and its exit.
 TEST_CASE("supervisor: a worker whose port is taken gets no traffic on its other ports") {
     Rig rig(config_of(1));
     rig.supervisor->on_exec(1);
@@ -787,7 +785,6 @@ TEST_CASE("supervisor: one worker stopped by hand stays down and visible, the cl
     CHECK(rig.worker(2)->instance == 0);
 }
 
-// DEFECT: its retry timer is still running and starts it again.
 TEST_CASE("supervisor: a worker that is stopped by hand while it waits for a retry stays down") {
     Rig rig(config_of(1));
     rig.exits(1, 1);
@@ -930,7 +927,6 @@ TEST_CASE(
     CHECK(rig.supervisor->status().ready == 2);
 }
 
-// DEFECT: the restart is never answered while the cluster runs.
 TEST_CASE("supervisor: a restart that is undone by a stop of the worker is answered") {
     ReadyRig rig(2);
     rig.effects.busy = {1};
@@ -1074,7 +1070,6 @@ TEST_CASE("supervisor: scale down takes an instance out of a restart that has no
     CHECK(rig.ids() == "3");
 }
 
-// DEFECT: the drained worker stays in the status as "stopped", beside its instance's new worker.
 TEST_CASE("supervisor: scale up again while the scaled-down worker still drains") {
     ReadyRig rig(2);
     rig.effects.busy = {2};

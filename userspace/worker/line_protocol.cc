@@ -123,7 +123,7 @@ class Handler : public nlohmann::json_sax<Json> {
             return false;
         }
         if (depth_ == 1) keep(nullptr);
-        if (++depth_ <= kMaxDepth) return true;
+        if (++depth_ <= kMaxDepth + 1) return true;  // one is the line's own object
         refusal = fmt::format("it is nested deeper than {}", kMaxDepth);
         return false;
     }

@@ -14,7 +14,8 @@
 // says can do more than be refused.
 //
 // `data` is cut out of the line as it stands, not parsed and written anew: numbers keep their
-// digits, and nobody pays for a tree that nobody looks at.
+// digits, and nobody pays for a tree that nobody looks at. Values may be nested kMaxDepth deep
+// (channel.h), the line's own object not counted.
 #pragma once
 
 #include <chrono>
@@ -28,9 +29,6 @@
 #include "worker/channel.h"
 
 namespace drover::worker {
-
-// Objects and arrays within each other, the line's own object counted.
-constexpr int kMaxDepth = 64;
 
 struct ReadyLine {};
 struct MessageLine {

@@ -23,7 +23,7 @@ constexpr std::string_view kCluster = "NODE_CLUSTER";
 constexpr std::string_view kHandle = "NODE_HANDLE";
 // What a worker wants to be echoed: TLS ticket keys are a hundred bytes. Several answers may wait
 // in the master at the same time.
-constexpr size_t kMaxEcho = 64 * 1024;
+constexpr size_t kMaxEcho = 4 * 1024;
 
 // What can be said of a line without a tree: the callbacks of nlohmann's SAX parser.
 class Outline {
