@@ -5,8 +5,10 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 SAN     ?= 0
 V       ?= 0
+FUZZ_SECONDS ?= 60
 
 CLANG      ?= clang
+CLANGXX    ?= clang++
 CXX        := g++
 CC         := gcc
 BPFTOOL    ?= $(firstword $(wildcard /usr/sbin/bpftool) bpftool)
@@ -32,8 +34,9 @@ BPF_HEADERS    := $(wildcard bpf/*.bpf.h) include/drover/steer_abi.h
 SOURCES        := $(sort $(wildcard userspace/*/*.cc))
 UNIT_SOURCES   := $(sort $(wildcard tests/unit/*.cc))
 SYSTEM_SOURCES := $(sort $(wildcard tests/system/*.cc))
-SERVER_SOURCES := $(sort $(wildcard tests/servers/*.c))
+SERVER_SOURCES := $(sort $(wildcard tests/servers/*.c tests/servers/*.cc))
 BENCH_SOURCES  := $(sort $(wildcard tests/bench/*.cc))
+FUZZ_SOURCES   := $(sort $(wildcard tests/fuzz/*_fuzz.cc))
 
 # maps first: the linker wants a variable's definition before its declarations.
 BPF_OBJECTS    := $(patsubst %.c,$(BUILD)/%.o,bpf/maps.bpf.c $(filter-out bpf/maps.bpf.c,$(BPF_SOURCES)))
@@ -41,8 +44,9 @@ OBJECTS        := $(SOURCES:%.cc=$(BUILD)/%.o)
 MAIN_OBJECT    := $(BUILD)/userspace/main.o
 UNIT_OBJECTS   := $(UNIT_SOURCES:%.cc=$(BUILD)/%.o)
 SYSTEM_OBJECTS := $(SYSTEM_SOURCES:%.cc=$(BUILD)/%.o)
-SERVERS        := $(SERVER_SOURCES:tests/servers/%.c=$(BUILD)/servers/%)
+SERVERS        := $(addprefix $(BUILD)/servers/,$(notdir $(basename $(SERVER_SOURCES))))
 BENCHES        := $(BENCH_SOURCES:tests/bench/%.cc=$(BUILD)/bench/%)
+FUZZERS        := $(FUZZ_SOURCES:tests/fuzz/%_fuzz.cc=$(BUILD)/fuzz/%)
 SKELETON       := $(BUILD)/bpf/drover.skel.h
 
 PACKAGES := libbpf libelf zlib libsystemd fmt libcap-ng
@@ -65,12 +69,12 @@ endif
 # --- The usual targets --------------------------------------------------------------------------
 
 .PHONY: all
-all: $(BUILD)/drover $(SERVERS)  ## build drover and the demo server (the default)
+all: $(BUILD)/drover $(SERVERS)  ## build drover and the test servers (the default)
 
 .PHONY: help
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo '  Variables: BUILD=folder SAN=1 (address and UB sanitizers) V=1 (show commands)'
+	@echo '  Variables: BUILD=folder SAN=1 (address and UB sanitizers) FUZZ_SECONDS=60 V=1 (show commands)'
 
 .PHONY: unit-test
 unit-test: $(BUILD)/unit-tests  ## build and run the unit tests
@@ -90,6 +94,9 @@ vm-test: build-tests  ## the adopt tests on Debian's 6.1 kernel, in a virtual ma
 .PHONY: bench
 bench: all $(BENCHES)  ## plain SO_REUSEPORT against drover's policies
 	$(Q)scripts/bench
+
+.PHONY: fuzz
+fuzz: $(FUZZERS:=.run)  ## fuzz the parsers, FUZZ_SECONDS=60 each (needs libclang-rt-14-dev)
 
 .PHONY: lint
 lint:  ## format, layer arrows, shell scripts
@@ -176,4 +183,35 @@ $(BUILD)/servers/%: tests/servers/%.c $(BUILD)/flags | $(BUILD)/deps.ok
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) -static $< -o $@
 
+$(BUILD)/servers/%: tests/servers/%.cc include/drover/worker.hpp $(BUILD)/flags | $(BUILD)/deps.ok
+	$(call say,CXX,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CXX) -std=c++17 $(OPTIMIZE) $(WARNINGS) -Iinclude -static $< -o $@
+
+# --- Fuzzing: a target NAME_fuzz.cc goes with the pure source NAME.cc and those named here --------
+
+FUZZ_FLAGS := -std=c++20 -O1 -g $(WARNINGS) -fsanitize=fuzzer,address,undefined \
+              -fno-sanitize-recover=all
+
+$(BUILD)/fuzz/%: tests/fuzz/%_fuzz.cc $(BUILD)/flags | $(BUILD)/deps.ok
+	$(call say,FUZZCXX,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CLANGXX) $(CPPFLAGS) $(FUZZ_FLAGS) -MMD -MP -MF $@.d \
+	    $(wildcard userspace/*/$*.cc) $(FUZZ_WITH_$*) $< -o $@ -lfmt
+
+# On a copy of the seeds: what the fuzzer finds worth keeping is put beside them.
+.PHONY: $(FUZZERS:=.run)
+$(FUZZERS:=.run): $(BUILD)/fuzz/%.run: $(BUILD)/fuzz/%
+	$(call say,FUZZ,'$* for $(FUZZ_SECONDS) s')
+	@mkdir -p $<.corpus
+	@cp tests/fuzz/corpus/$*/* $<.corpus/
+	$(Q)$< -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 \
+	    -artifact_prefix=$<. $<.corpus > $<.log 2>&1 || { tail -n 50 $<.log; exit 1; }
+	@grep -h 'number_of_executed_units' $<.log
+
+# The source under test is a dependency, too: -MMD lists the headers alone.
+$(foreach fuzzer,$(FUZZERS),$(eval $(fuzzer): $(wildcard userspace/*/$(notdir $(fuzzer)).cc) \
+    $(FUZZ_WITH_$(notdir $(fuzzer)))))
+
+-include $(FUZZERS:=.d)
 -include $(OBJECTS:.o=.d) $(MAIN_OBJECT:.o=.d) $(UNIT_OBJECTS:.o=.d) $(SYSTEM_OBJECTS:.o=.d)

@@ -64,7 +64,7 @@ class Child {
   public:
     explicit Child(const Cgroup& cgroup) {
         int pidfd = -1;
-        pid_ = sys::fork_into_cgroup(cgroup.fd(), &pidfd, 0);
+        pid_ = sys::fork_into_cgroup({cgroup.fd()}, &pidfd, 0);
         if (pid_ == 0)
             while (true) ::pause();
         pidfd_.reset(pidfd);

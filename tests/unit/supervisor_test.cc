@@ -1070,6 +1070,24 @@ TEST_CASE("supervisor: scale down takes an instance out of a restart that has no
     CHECK(rig.ids() == "3");
 }
 
+// DEFECT: the restart makes the instance anew (instances_[instance] in Supervisor::restart).
+TEST_CASE("supervisor: a worker that is being scaled away cannot be restarted") {
+    ReadyRig rig(3);
+    rig.effects.busy = {2, 3};
+    auto down = rig.scale(1);
+    auto restarted = rig.restart(3);
+    CHECK(rig.supervisor->status().wanted == 1);
+    CHECK(restarted->came());
+    CHECK_FALSE(restarted->ok());
+    rig.effects.busy = {};
+    REQUIRE(rig.until([&] { return rig.called("signal 2 15") && rig.called("signal 3 15"); }));
+    rig.exits(2);
+    rig.exits(3);
+    CHECK(rig.until([&] { return down->ok(); }));
+    CHECK(rig.ids() == "1");
+    CHECK(rig.effects.last_id == 3);
+}
+
 TEST_CASE("supervisor: scale up again while the scaled-down worker still drains") {
     ReadyRig rig(2);
     rig.effects.busy = {2};

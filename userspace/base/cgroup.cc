@@ -60,6 +60,8 @@ Result<std::string> Cgroup::mount_point() {
 }
 
 Result<Cgroup> Cgroup::create(const std::string& path) {
+    // An empty one that is left over is made anew: a cgroup that was once killed is not like new.
+    ::rmdir(path.c_str());
     std::error_code error;
     fs::create_directories(path, error);
     if (error) return fail_errno(error.value(), fmt::format("create cgroup {}", path));

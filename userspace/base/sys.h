@@ -7,10 +7,24 @@
 
 namespace drover::sys {
 
-// Forks like fork(2), but the child begins in the cgroup whose folder is open as `cgroup_fd` (-1:
-// the parent's), and `*pidfd`, if given, becomes a close-on-exec pidfd of it. `flags` are further
-// CLONE_* flags. For single-threaded programs: the child may only make async-signal-safe calls.
-int fork_into_cgroup(int cgroup_fd, int* pidfd, uint64_t flags);
+// The cgroup that a new process is to be in: its folder, open (-1: the parent's).
+//
+// `late`: the child goes there itself instead of being born there. That takes milliseconds and a
+// lock of the whole system's, but works for a parent in a cgroup that was once killed
+// (cgroup.kill): what such a parent forks into another cgroup the kernel kills at birth (seen
+// on 6.18).
+struct CgroupEntry {
+    int fd = -1;
+    bool late = false;
+};
+
+// Finds out, by a child that does nothing, whether `late` is needed to get into the cgroup.
+bool must_enter_late(int cgroup_fd);
+
+// Forks like fork(2), but the child begins in the cgroup, and `*pidfd`, if given, becomes a
+// close-on-exec pidfd of it. `flags` are further CLONE_* flags. For single-threaded programs: the
+// child may only make async-signal-safe calls.
+int fork_into_cgroup(CgroupEntry cgroup, int* pidfd, uint64_t flags);
 
 int pidfd_open(int pid);
 int pidfd_getfd(int pidfd, int fd);

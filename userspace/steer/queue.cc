@@ -13,8 +13,6 @@
 #include <filesystem>
 #include <string>
 
-#include "base/sys.h"
-
 namespace drover::steer {
 
 namespace {
@@ -52,16 +50,17 @@ Report open_listener(const KeeperRequest& request) {
 // keeper's cgroup and sharing our file table (CLONE_FILES), makes it; CLONE_VFORK has us wait.
 Result<Fd> make_keeper(const KeeperRequest& request) {
     std::array<int, 2> pipe{};
-    if (::pipe2(pipe.data(), O_CLOEXEC) != 0) return fail_errno(errno, "make a pipe");
+    // Nonblocking: when we go on, the child has written or will never write (it was killed).
+    if (::pipe2(pipe.data(), O_CLOEXEC | O_NONBLOCK) != 0) return fail_errno(errno, "make a pipe");
     Fd reader(pipe[0]), writer(pipe[1]);
-    int pid = sys::fork_into_cgroup(request.cgroup_fd, nullptr, CLONE_FILES | CLONE_VFORK);
+    int pid = sys::fork_into_cgroup(request.cgroup, nullptr, CLONE_FILES | CLONE_VFORK);
     if (pid == 0) {
         Report report = open_listener(request);
         [[maybe_unused]] auto written = ::write(pipe[1], &report, sizeof(report));
         ::_exit(0);
     }
     if (pid < 0) return fail_errno(errno, "start the keeper's helper in its cgroup");
-    Report report{-1, EIO};
+    Report report{-1, ESRCH};
     [[maybe_unused]] auto received = ::read(reader.get(), &report, sizeof(report));
     while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
     }

@@ -11,6 +11,7 @@
 #include "base/cgroup.h"
 #include "base/fd.h"
 #include "base/result.h"
+#include "base/sys.h"
 #include "steer/endpoint.h"
 
 namespace drover::steer {
@@ -20,7 +21,7 @@ struct KeeperRequest {
     bool v6only = false;  // IPv6 only; part of the group's identity, as is the uid
     uid_t uid = 0;
     int backlog = 0;
-    int cgroup_fd = -1;  // lent; the tag of this cgroup is the keeper's
+    sys::CgroupEntry cgroup;  // lent; the tag of this cgroup is the keeper's
 };
 
 // Makes a listening socket in the group of the workers' sockets. It is born in the keeper's cgroup:

@@ -337,7 +337,8 @@ Result<void> Steering::set_up_group(uint32_t index, const Endpoint& endpoint, bo
     group.v6only = v6only;
     write_active_set(programs_->groups()[index], {});
     programs_->groups()[index].turn = 0;
-    auto keeper = make_keeper({endpoint, v6only, uid, keeper_backlog(), keeper_cgroup_.fd()});
+    auto keeper = make_keeper(
+        {endpoint, v6only, uid, keeper_backlog(), {keeper_cgroup_.fd(), options_.enter_late}});
     if (!keeper)
         return wrap(keeper.error(),
                     "connections to this port are not steered, because no keeper "

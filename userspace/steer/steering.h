@@ -58,6 +58,7 @@ struct Options {
     std::vector<NamedPort> ports;  // empty: every port that the workers bind
     uid_t uid = 0;                 // of the workers, for keepers made before the first listens
     int backlog = 0;               // of keepers; 0: as much as the system allows
+    bool enter_late = false;       // see sys::CgroupEntry
 };
 
 struct WorkerCounts {

@@ -93,12 +93,15 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
     if (!logger) return tl::unexpected(logger.error());
     self->logger_cgroup_ = std::move(*logger);
 
+    self->enter_late_ = sys::must_enter_late(self->logger_cgroup_.fd());
+
     steer::Options options;
     options.cluster = config.name;
     options.policy = abi_policy(config.policy);
     for (const Port& port : config.ports) options.ports.push_back({port.number, port.address});
     options.uid = self->identity_ ? self->identity_->uid : 0;
     options.backlog = config.backlog;
+    options.enter_late = self->enter_late_;
     auto steering = steer::Steering::open(std::move(options), paths, self->cluster_, loop, *self);
     if (!steering) {
         (void)self->cluster_.remove();
@@ -106,7 +109,8 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
     }
     self->steering_ = std::move(*steering);
 
-    self->output_ = std::make_unique<worker::Output>(loop, config.name, self->logger_cgroup_.fd());
+    self->output_ = std::make_unique<worker::Output>(
+        loop, config.name, sys::CgroupEntry{self->logger_cgroup_.fd(), self->enter_late_});
     auto started = self->output_->start([](const std::string& text) { log::warn(text); });
     if (!started) {
         self->steering_->close();
@@ -170,7 +174,7 @@ Result<Spawned> ClusterEffects::spawn(WorkerId id, int instance, int generation,
     if (!slot) return undo(slot.error());
     auto pipes = output_->add_worker(id, instance);
     if (!pipes) return undo(pipes.error());
-    request->cgroup_fd = process.cgroup.fd();
+    request->cgroup = {process.cgroup.fd(), enter_late_};
     request->stdout_fd = pipes->out.get();
     request->stderr_fd = pipes->err.get();
     auto spawned = worker::spawn(*request);
@@ -305,6 +309,7 @@ Numbers ClusterEffects::numbers() {
 }
 
 void ClusterEffects::on_listening(uint32_t worker, const steer::Endpoint& at, bool extra) {
+    on_exec_status(worker);  // it runs, or it could not listen; say that first
     observer_->on_listening(worker, listening_data(at), extra);
 }
 
@@ -313,6 +318,7 @@ void ClusterEffects::on_listener_closed(uint32_t worker, const steer::Endpoint& 
 }
 
 void ClusterEffects::on_conflict(uint32_t worker, const steer::Conflict& conflict) {
+    on_exec_status(worker);
     observer_->on_conflict(worker, {conflict.port, conflict.pid, conflict.command, conflict.text});
 }
 

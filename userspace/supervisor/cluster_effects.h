@@ -81,6 +81,7 @@ class ClusterEffects : public Effects, private steer::Observer {
     EventLoop& loop_;
     WorkerObserver* observer_ = nullptr;
     std::optional<worker::Identity> identity_;
+    bool enter_late_ = false;                    // see sys::CgroupEntry
     uint64_t soft_nofile_ = 0;                   // the master's own soft limit before it raised it
     std::vector<std::string> file_environment_;  // of --env-file
     Cgroup cluster_;

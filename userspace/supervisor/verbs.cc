@@ -53,6 +53,10 @@ void Supervisor::restart(std::optional<WorkerId> target, Done done) {
     if (target) {
         Worker* worker = find(*target);
         if (worker == nullptr) return done(no_such_worker(*target));
+        if (!instances_.contains(worker->instance))
+            return done(fail(
+                "bad-state",
+                fmt::format("worker {} is being scaled away: it cannot be restarted", *target)));
         wanted.push_back(worker->instance);
     } else {
         for (const auto& [instance, state] : instances_) wanted.push_back(instance);

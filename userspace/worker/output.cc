@@ -86,7 +86,7 @@ std::string how(const Ended& ended) {
 struct Output::Impl {
     EventLoop& loop;
     std::string cluster;
-    int cgroup_fd;
+    sys::CgroupEntry cgroup;
     std::string executable;
 
     std::function<void(const std::string&)> restarted;
@@ -103,11 +103,11 @@ struct Output::Impl {
     EventLoop::Source send_timer;
     EventLoop::Source deadline_timer;
 
-    Impl(EventLoop& the_loop, std::string the_cluster, int the_cgroup_fd,
+    Impl(EventLoop& the_loop, std::string the_cluster, sys::CgroupEntry the_cgroup,
          std::string the_executable)
         : loop(the_loop),
           cluster(std::move(the_cluster)),
-          cgroup_fd(the_cgroup_fd),
+          cgroup(the_cgroup),
           executable(std::move(the_executable)) {}
 
     Result<void> start_process();
@@ -130,7 +130,7 @@ Result<void> Output::Impl::start_process() {
     request.program = executable;
     request.command = {"drover", "logger", cluster};
     request.environment = own_environment();
-    request.cgroup_fd = cgroup_fd;
+    request.cgroup = cgroup;
     request.stdout_fd = if_open(STDOUT_FILENO);
     request.stderr_fd = if_open(STDERR_FILENO);
     request.fds = {{theirs.get(), kControlFd}};
@@ -216,8 +216,9 @@ void Output::Impl::end() {
     if (auto call = std::exchange(ended, nullptr); call) call();
 }
 
-Output::Output(EventLoop& loop, std::string cluster, int cgroup_fd, std::string executable)
-    : impl_(std::make_unique<Impl>(loop, std::move(cluster), cgroup_fd, std::move(executable))) {}
+Output::Output(EventLoop& loop, std::string cluster, sys::CgroupEntry cgroup,
+               std::string executable)
+    : impl_(std::make_unique<Impl>(loop, std::move(cluster), cgroup, std::move(executable))) {}
 
 Output::~Output() = default;
 

@@ -26,9 +26,9 @@ namespace drover::worker {
 
 class Output {
   public:
-    // `cluster` for the prefix; `cgroup_fd` (lent, must stay open) is the logger's cgroup; tests
+    // `cluster` for the prefix; `cgroup` (lent, must stay open) is the logger's; tests
     // give another `executable`.
-    Output(EventLoop& loop, std::string cluster, int cgroup_fd,
+    Output(EventLoop& loop, std::string cluster, sys::CgroupEntry cgroup,
            std::string executable = "/proc/self/exe");
     ~Output();
 

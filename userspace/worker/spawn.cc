@@ -195,7 +195,7 @@ Result<Process> spawn(const SpawnRequest& request) {
     sigfillset(&all);
     ::sigprocmask(SIG_SETMASK, &all, &before);
     int pidfd = -1;
-    int pid = sys::fork_into_cgroup(request.cgroup_fd, &pidfd, 0);
+    int pid = sys::fork_into_cgroup(request.cgroup, &pidfd, 0);
     if (pid == 0) run_child(plan);
     int error = errno;
     ::sigprocmask(SIG_SETMASK, &before, nullptr);

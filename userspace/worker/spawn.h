@@ -17,6 +17,7 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "base/sys.h"
 
 namespace drover::worker {
 
@@ -44,7 +45,7 @@ struct SpawnRequest {
     std::optional<mode_t> umask;
     std::optional<uint64_t> nofile;       // RLIMIT_NOFILE, soft and hard
     std::optional<uint64_t> soft_nofile;  // without nofile: the soft limit alone
-    int cgroup_fd = -1;  // folder of the worker's cgroup; lent. -1: the master's own
+    sys::CgroupEntry cgroup;              // lent. fd -1: the master's own
     int stdout_fd = -1;  // become 1 and 2; lent. -1: /dev/null, as stdin always is.
     int stderr_fd = -1;  // A pipe is given to the identity, which may reopen it
     std::vector<std::pair<int, int>> fds;  // lent fd → its number in the process, 3 or more
