@@ -60,12 +60,15 @@ Result<std::string> Cgroup::mount_point() {
 }
 
 Result<Cgroup> Cgroup::create(const std::string& path) {
-    // An empty one that is left over is made anew: a cgroup that was once killed is not like new.
-    ::rmdir(path.c_str());
     std::error_code error;
     fs::create_directories(path, error);
     if (error) return fail_errno(error.value(), fmt::format("create cgroup {}", path));
     return open(path);
+}
+
+Result<Cgroup> Cgroup::create_anew(const std::string& path) {
+    if (auto old = open(path)) (void)old->remove();
+    return create(path);
 }
 
 Result<Cgroup> Cgroup::open(const std::string& path) {

@@ -23,6 +23,9 @@ class Cgroup {
 
     // Makes the folder, parents included, if it is not there, and opens it.
     static Result<Cgroup> create(const std::string& path);
+    // The same, but one without processes that is left over is removed first: a cgroup that was
+    // once killed (cgroup.kill) is not like new.
+    static Result<Cgroup> create_anew(const std::string& path);
     // Opens an existing one. Error number ENOENT where there is none.
     static Result<Cgroup> open(const std::string& path);
 

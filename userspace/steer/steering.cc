@@ -47,7 +47,7 @@ Result<std::unique_ptr<Steering>> Steering::open(Options options, const Paths& p
                                                  const Cgroup& cluster, EventLoop& loop,
                                                  Observer& observer) {
     std::unique_ptr<Steering> self(new Steering(std::move(options), loop, observer, paths));
-    auto keeper = Cgroup::create(cluster.path() + "/keeper");
+    auto keeper = Cgroup::create_anew(cluster.path() + "/keeper");
     if (!keeper) return tl::unexpected(keeper.error());
     self->keeper_cgroup_ = std::move(*keeper);
     self->our_cgroups_.insert(self->keeper_cgroup_.id());

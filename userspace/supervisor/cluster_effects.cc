@@ -86,10 +86,10 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
     if (!environment) return tl::unexpected(environment.error());
     self->file_environment_ = std::move(*environment);
 
-    auto cluster = Cgroup::create(paths.cgroup(config.name));
+    auto cluster = Cgroup::create_anew(paths.cgroup(config.name));
     if (!cluster) return tl::unexpected(cluster.error());
     self->cluster_ = std::move(*cluster);
-    auto logger = Cgroup::create(self->cluster_.path() + "/logger");
+    auto logger = Cgroup::create_anew(self->cluster_.path() + "/logger");
     if (!logger) return tl::unexpected(logger.error());
     self->logger_cgroup_ = std::move(*logger);
 
@@ -167,7 +167,7 @@ Result<Spawned> ClusterEffects::spawn(WorkerId id, int instance, int generation,
     };
     auto request = request_for(id, instance, generation, workers);
     if (!request) return undo(request.error());
-    auto cgroup = Cgroup::create(fmt::format("{}/w{}", cluster_.path(), id));
+    auto cgroup = Cgroup::create_anew(fmt::format("{}/w{}", cluster_.path(), id));
     if (!cgroup) return undo(cgroup.error());
     process.cgroup = std::move(*cgroup);
     auto slot = steering_->add_worker(static_cast<uint32_t>(id), process.cgroup);
