@@ -61,18 +61,39 @@ TEST_CASE("a worker inherits the master's environment less what is not its own")
     CHECK(cluster.stop() == 0);
 }
 
-TEST_CASE("a worker has standard input, output and error, and no other descriptor") {
-    Sandbox sandbox;
-    Cluster cluster(sandbox, "web", {"-n", "1"}, hello());
-    REQUIRE(cluster.wait_ready(1));
+// What /process says of the descriptors that a worker had at its start.
+std::string descriptors() {
     std::istringstream lines(get("127.0.0.1", 8080, "/process").body);
-    std::string fds;
     for (std::string line; std::getline(lines, line);)
-        if (line.compare(0, 4, "fds ") == 0) fds = line;
+        if (line.compare(0, 4, "fds ") == 0) return line;
+    return "";
+}
+
+TEST_CASE("without a channel a worker has standard input, output and error, and nothing else") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "1", "--ipc", "none"}, hello());
+    REQUIRE(cluster.wait_ready(1));
+    std::string fds = descriptors();
     INFO(fds);
     CHECK(contains(fds, "0=/dev/null 1=pipe:"));
     CHECK(contains(fds, " 2=pipe:"));
     CHECK(std::count(fds.begin(), fds.end(), '=') == 3);
+    CHECK_FALSE(contains(get("127.0.0.1", 8080, "/env").body, "DROVER_IPC"));
+    CHECK(cluster.stop() == 0);
+}
+
+TEST_CASE("a worker inherits both ends of its two message pipes, and no other descriptor") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "1"}, hello());
+    REQUIRE(cluster.wait_ready(1));
+    std::string fds = descriptors();
+    INFO(fds);
+    for (const char* pipe : {" 3=pipe:", " 4=pipe:", " 5=pipe:", " 6=pipe:"})
+        CHECK(contains(fds, pipe));
+    CHECK(std::count(fds.begin(), fds.end(), '=') == 7);
+    std::string environment = get("127.0.0.1", 8080, "/env").body;
+    CHECK(contains(environment, "DROVER_IPC_READ_FD=3"));
+    CHECK(contains(environment, "DROVER_IPC_WRITE_FD=4"));
     CHECK(cluster.stop() == 0);
 }
 

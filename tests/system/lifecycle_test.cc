@@ -55,7 +55,7 @@ TEST_CASE("a worker's events come in the order of its life") {
         return worker["id"] != id && worker["state"] == "ready";
     }));
     auto events = cluster.events();
-    CHECK(story_of(events, id) == "fork online listening ready exit ");
+    CHECK(story_of(events, id) == "fork online listening ready disconnect exit ");
     uint64_t last = 0;
     for (const auto& event : events) {
         CHECK(event["seq"].get<uint64_t>() > last);

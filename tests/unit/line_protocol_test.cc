@@ -94,6 +94,7 @@ TEST_CASE("data is the worker's own text, to the digit") {
 
 TEST_CASE("data has no line break, not even a carriage return") {
     CHECK(parse_as<MessageLine>(message_with("[1,\r2]")).data == "[1, 2]");
+    CHECK(parse_as<MessageLine>(message_with("\r\t1 \r")).data == "1");
     CHECK(message_line("[1,\r\n2]", 3) == "{\"type\":\"message\",\"data\":[1,  2],\"from\":3}\n");
 }
 

@@ -59,6 +59,15 @@ class FakeEffects : public Effects {
         if (!living.contains(id)) return fail("no-such-worker", "it is gone");
         return {};
     }
+    Result<void> send(WorkerId id, const std::string& data, WorkerId from) override {
+        if (full.contains(id)) return fail("queue-full", "its queue is full");
+        calls.push_back(fmt::format("send {} {} from {}", id, data, from));
+        return {};
+    }
+    void ask_to_finish(WorkerId id, std::chrono::milliseconds) override {
+        CHECK(living.contains(id));
+        asked_to_finish.insert(id);
+    }
     void kill(WorkerId id) override {
         calls.push_back(fmt::format("kill {}", id));
         CHECK(living.contains(id));
@@ -85,6 +94,7 @@ class FakeEffects : public Effects {
     Calls calls;
     std::map<WorkerId, int> living;  // worker → instance
     Ids active, released, busy;      // busy: has connections
+    Ids full, asked_to_finish;       // full: its message queue
     WorkerId last_id = 0;
     int spawned_with_workers = 0;
     bool releases_are_done = true;
@@ -1370,4 +1380,56 @@ TEST_CASE("supervisor: the status has the numbers of steering, by instance") {
     CHECK(status.corrections_total == 1);
     CHECK(status.moved_total == 2);
     CHECK(status.state == "running");
+}
+
+TEST_CASE(
+    "supervisor: with --ready message a worker is ready when it says so, not when it listens") {
+    Config config = config_of(1);
+    config.ready = Ready::message;
+    Rig rig(config);
+    rig.supervisor->on_exec(1);
+    rig.listens(1, kHttp);
+    CHECK(rig.is(1, State::listening));
+    CHECK(rig.active().empty());
+    rig.supervisor->on_ready_message(1);
+    CHECK(rig.is(1, State::ready));
+    CHECK(rig.effects.active == Ids{1});
+}
+
+TEST_CASE("supervisor: a drained worker is asked over its channel to finish") {
+    ReadyRig rig(1);
+    rig.effects.busy = {1};
+    rig.stop(1);
+    CHECK(rig.effects.asked_to_finish == Ids{1});
+}
+
+TEST_CASE("supervisor: messages of workers go to the master, to one, or to all others") {
+    using worker::Address;
+    ReadyRig rig(3);
+    rig.effects.calls.clear();
+    rig.supervisor->on_message(1, "1", {Address::Kind::master, 0});
+    CHECK(rig.effects.calls.empty());
+    rig.supervisor->on_message(1, "2", {Address::Kind::worker, 3});
+    CHECK(rig.effects.calls == Calls{"send 3 2 from 1"});
+    rig.effects.calls.clear();
+    rig.supervisor->on_message(2, "3", {Address::Kind::all, 0});
+    CHECK(rig.effects.calls == Calls{"send 1 3 from 2", "send 3 3 from 2"});
+
+    auto messages = rig.events_of(EventKind::message);
+    REQUIRE(messages.size() == 3);
+    CHECK(std::get<MessageData>(messages[1].data).from == 1);
+    CHECK(std::get<MessageData>(messages[1].data).to.worker == 3);
+    CHECK(std::get<MessageData>(messages[1].data).data == "2");
+}
+
+TEST_CASE("supervisor: a message that cannot be delivered is an error event, not a silence") {
+    using worker::Address;
+    ReadyRig rig(2);
+    rig.effects.full = {2};
+    rig.supervisor->on_message(1, "1", {Address::Kind::worker, 2});
+    rig.supervisor->on_message(1, "1", {Address::Kind::worker, 9});
+    auto errors = rig.events_of(EventKind::error);
+    REQUIRE(errors.size() == 2);
+    CHECK(std::get<ErrorData>(errors[0].data).code == "queue-full");
+    CHECK(std::get<ErrorData>(errors[1].data).code == "no-such-worker");
 }

@@ -121,6 +121,17 @@ Json data_of(const RestartLimitData& data) {
     return {{"restarts", data.restarts}, {"within_ms", data.within.count()}};
 }
 
+Json data_of(const MessageData& data) {
+    using Kind = worker::Address::Kind;
+    Json from = data.from != 0 ? Json(data.from) : Json("master");
+    Json to = data.to.kind == Kind::worker ? Json(data.to.worker)
+              : data.to.kind == Kind::all  ? Json("all")
+                                           : Json("master");
+    return {{"from", from},
+            {"to", to},
+            {"data", Json::parse(data.data, nullptr, /*allow_exceptions=*/false)}};
+}
+
 // Whether arrays and objects lie in each other deeper than allowed. Looked at before the parser is
 // let loose, for its memory grows with the depth. Brackets within strings do not count.
 bool is_too_deep(std::string_view text) {
@@ -204,6 +215,21 @@ Json to_json(const Event& event, const std::string& cluster) {
             {"event", name_of(event.kind)},
             {"worker", event.worker ? to_json(*event.worker) : Json(nullptr)},
             {"data", std::visit([](const auto& data) { return data_of(data); }, event.data)}};
+}
+
+Json lost_notice(const Event& latest, const Lost& lost, const std::string& cluster) {
+    Event notice;
+    notice.seq = latest.seq;
+    notice.time = latest.time;
+    notice.kind = EventKind::error;
+    notice.data =
+        ErrorData{"lost", fmt::format("dropped, for they were not read in time: {} events and {} "
+                                      "replies",
+                                      lost.events, lost.replies)};
+    Json json = to_json(notice, cluster);
+    json["data"]["events"] = lost.events;
+    json["data"]["replies"] = lost.replies;
+    return json;
 }
 
 std::string to_line(const Json& json) {

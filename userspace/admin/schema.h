@@ -29,6 +29,17 @@ constexpr int kMaxRequestDepth = 16;
 [[nodiscard]] Json to_json(const supervisor::Status& status);
 [[nodiscard]] Json to_json(const supervisor::Event& event, const std::string& cluster);
 
+// The notice that stands in a reader's stream for what it was too slow for: an event "error" with
+// the code "lost" and the counts "events" and "replies" in its data. `latest` is the latest event,
+// whose time and sequence number the notice bears.
+struct Lost {
+    uint64_t events = 0;
+    uint64_t replies = 0;
+    [[nodiscard]] bool any() const { return events + replies > 0; }
+};
+[[nodiscard]] Json lost_notice(const supervisor::Event& latest, const Lost& lost,
+                               const std::string& cluster);
+
 // "2026-01-31T12:00:00.250Z"; finer parts of the time are cut off.
 [[nodiscard]] std::string format_time(supervisor::WallTime time);
 

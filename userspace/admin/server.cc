@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "admin/schema.h"
 #include "base/log.h"
 
 namespace drover::admin {
@@ -19,76 +20,6 @@ namespace {
 constexpr size_t kMaxClients = 128;
 constexpr int kBacklog = 64;
 constexpr auto kAcceptPause = std::chrono::seconds(1);
-
-// A verb reads its arguments and asks for the deed. An error it returns is answered at once, and
-// `done` is then not called.
-using Verb = Result<void> (*)(Commands& commands, const Json& args, Commands::Done done);
-
-Result<void> stop(Commands& commands, const Json& args, Commands::Done done) {
-    auto worker = optional_worker(args);
-    if (!worker) return tl::unexpected(worker.error());
-    commands.stop(*worker, std::move(done));
-    return {};
-}
-
-Result<void> restart(Commands& commands, const Json& args, Commands::Done done) {
-    auto worker = optional_worker(args);
-    if (!worker) return tl::unexpected(worker.error());
-    commands.restart(*worker, std::move(done));
-    return {};
-}
-
-Result<void> scale(Commands& commands, const Json& args, Commands::Done done) {
-    auto workers = worker_count(args);
-    if (!workers) return tl::unexpected(workers.error());
-    commands.scale(*workers, std::move(done));
-    return {};
-}
-
-Result<void> drain(Commands& commands, const Json& args, Commands::Done done) {
-    auto worker = required_worker(args);
-    if (!worker) return tl::unexpected(worker.error());
-    commands.drain(*worker, std::move(done));
-    return {};
-}
-
-Result<void> resume(Commands& commands, const Json& args, Commands::Done done) {
-    auto worker = required_worker(args);
-    if (!worker) return tl::unexpected(worker.error());
-    commands.resume(*worker, std::move(done));
-    return {};
-}
-
-Result<void> send_signal(Commands& commands, const Json& args, Commands::Done done) {
-    auto worker = optional_worker(args);
-    if (!worker) return tl::unexpected(worker.error());
-    auto number = signal_number(args);
-    if (!number) return tl::unexpected(number.error());
-    commands.signal(*worker, *number, std::move(done));
-    return {};
-}
-
-Result<void> change_policy(Commands& commands, const Json& args, Commands::Done done) {
-    auto wanted = policy(args);
-    if (!wanted) return tl::unexpected(wanted.error());
-    commands.policy(*wanted, std::move(done));
-    return {};
-}
-
-struct NamedVerb {
-    std::string_view name;
-    Verb call;
-};
-constexpr NamedVerb kVerbs[] = {
-    {"stop", stop},     {"restart", restart},    {"scale", scale},          {"drain", drain},
-    {"resume", resume}, {"signal", send_signal}, {"policy", change_policy},
-};
-
-Verb find_verb(std::string_view name) {
-    for (const auto& verb : kVerbs)
-        if (verb.name == name) return verb.call;
-    return nullptr;
-}
 
 // Removes a socket that a former master left. Whatever else is there is not ours to remove.
 Result<void> remove_stale(const std::string& path) {
@@ -222,45 +153,18 @@ void ControlServer::welcome(Fd&& socket) {
 }
 
 void ControlServer::serve(uint64_t id, std::string_view line) {
-    Client& client = clients_.at(id);
-    auto connection = client.connection;  // a verb may lead to the client's end
-    auto request = parse_request(line);
-    if (!request) return connection->send(to_line(reply_error({}, request.error())));
-
+    auto connection = clients_.at(id).connection;
     connection->owe();
-    if (request->verb == "status")
-        return connection->reply(to_line(reply_ok(request->id, to_json(commands_.status()))));
-    if (request->verb == "events") return answer_events(client, *request);
-    Verb verb = find_verb(request->verb);
-    if (verb == nullptr)
-        return connection->reply(to_line(reply_error(
-            request->id,
-            {"unknown-verb", fmt::format("there is no verb \"{}\" here", request->verb)})));
-
-    auto done = [weak = std::weak_ptr(connection), id = request->id](Result<void> result) {
-        auto asker = weak.lock();
-        if (!asker) return;
-        asker->reply(
-            to_line(result ? reply_ok(id, Json::object()) : reply_error(id, result.error())));
+    Asker asker;
+    asker.reply = [weak = std::weak_ptr(connection)](std::string_view reply) {
+        if (auto open = weak.lock()) open->reply(reply);
     };
-    if (auto asked = verb(commands_, request->args, done); !asked)
-        connection->reply(to_line(reply_error(request->id, asked.error())));
-}
-
-void ControlServer::answer_events(Client& client, const Request& request) {
-    auto connection = client.connection;
-    auto wants_more = follow(request.args);
-    if (!wants_more) return connection->reply(to_line(reply_error(request.id, wants_more.error())));
-    const auto& recent = commands_.recent_events();
-    Json events = Json::array();
-    for (const auto& event : recent) events.push_back(to_json(event, cluster_));
-    if (*wants_more) {
-        // From here on publish() sends. That this reply and publish() see the same sequence
-        // numbers is what lets no event be missed or sent twice.
-        client.follows_from = recent.empty() ? 0 : recent.back().seq + 1;
+    // Called at once, before the reply, which may lead to the client's end.
+    asker.follow = [this, id, &connection](uint64_t next_seq) {
+        clients_.at(id).follows_from = next_seq;
         connection->owe();  // events without end: a follower is kept until it goes
-    }
-    connection->reply(to_line(reply_ok(request.id, {{"events", std::move(events)}})));
+    };
+    answer(commands_, cluster_, line, std::move(asker));
 }
 
 }  // namespace drover::admin

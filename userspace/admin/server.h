@@ -3,20 +3,12 @@
 // The control socket: how the command line, and any program of root's, asks a running cluster.
 //
 // A Unix stream socket of mode 0600; the peer must be root (or the user that the master runs as).
-// One JSON object a line, both ways:
-//
-//     {"v":1,"id":1,"verb":"scale","args":{"n":6}}
-//     {"id":1,"ok":true,"data":{}}
-//
-// Replies come in the order in which things are done, which need not be that of the requests.
-// `status` answers with the status, `events` with {"events":[…]}, the latest ones; with
-// {"follow":true} every event after those follows as a line of its own, none missed and none twice.
-// A verb goes on when its asker has gone; only the reply is lost.
+// One JSON object a line, both ways: requests.h. `events` with {"follow":true} answers with the
+// latest events, and every event after those follows as a line of its own, none missed and none
+// twice.
 #pragma once
 
 #include <cstdint>
-#include <deque>
-#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -24,34 +16,13 @@
 #include <string_view>
 
 #include "admin/connection.h"
-#include "admin/schema.h"
+#include "admin/requests.h"
 #include "base/event_loop.h"
 #include "base/fd.h"
 #include "base/result.h"
-#include "supervisor/config.h"
 #include "supervisor/types.h"
 
 namespace drover::admin {
-
-// What the control socket may ask for: the supervisor's nouns and verbs, with its error codes.
-class Commands {
-  public:
-    using Done = std::function<void(Result<void>)>;  // called once, at once or later
-    using WorkerId = supervisor::WorkerId;
-
-    virtual ~Commands() = default;
-
-    [[nodiscard]] virtual supervisor::Status status() const = 0;
-    [[nodiscard]] virtual const std::deque<supervisor::Event>& recent_events() const = 0;
-
-    virtual void stop(std::optional<WorkerId> worker, Done done) = 0;
-    virtual void restart(std::optional<WorkerId> worker, Done done) = 0;
-    virtual void scale(int workers, Done done) = 0;
-    virtual void drain(WorkerId worker, Done done) = 0;
-    virtual void resume(WorkerId worker, Done done) = 0;
-    virtual void signal(std::optional<WorkerId> worker, int number, Done done) = 0;
-    virtual void policy(supervisor::Policy policy, Done done) = 0;
-};
 
 class ControlServer {
   public:
@@ -81,7 +52,6 @@ class ControlServer {
     void accept_all();
     void welcome(Fd&& socket);
     void serve(uint64_t client, std::string_view line);
-    void answer_events(Client& client, const Request& request);
 
     EventLoop& loop_;
     std::string path_;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 //
-// Joins the control socket to the supervisor: each noun and verb is passed on as it is.
+// Joins what can be asked (requests.h) to the supervisor: each noun and verb is passed on as it is.
 #pragma once
 
-#include "admin/server.h"
+#include "admin/requests.h"
 #include "supervisor/supervisor.h"
 
 namespace drover::admin {

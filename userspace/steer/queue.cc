@@ -23,7 +23,7 @@ struct Report {
     int error;
 };
 
-Report open_listener(const KeeperRequest& request) {
+Report open_socket(const SocketRequest& request) {
     int fd = ::socket(request.at.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) return {-1, errno};
     int on = 1;
@@ -37,7 +37,7 @@ Report open_listener(const KeeperRequest& request) {
                ::setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, sizeof(v6only)) == 0) &&
               ::fchown(fd, request.uid, static_cast<gid_t>(-1)) == 0 &&
               ::bind(fd, reinterpret_cast<sockaddr*>(&address), length) == 0 &&
-              ::listen(fd, request.backlog) == 0;
+              (request.backlog < 0 || ::listen(fd, request.backlog) == 0);
     if (ok) return {fd, 0};
     int error = errno;
     ::close(fd);
@@ -46,27 +46,27 @@ Report open_listener(const KeeperRequest& request) {
 
 }  // namespace
 
-// A socket belongs to the cgroup of the process that made it. So a short-lived child, in the
-// keeper's cgroup and sharing our file table (CLONE_FILES), makes it; CLONE_VFORK has us wait.
-Result<Fd> make_keeper(const KeeperRequest& request) {
+// A socket belongs to the cgroup of the process that made it. So a short-lived child, in
+// that cgroup and sharing our file table (CLONE_FILES), makes it; CLONE_VFORK has us wait.
+Result<Fd> make_socket(const SocketRequest& request) {
     std::array<int, 2> pipe{};
     // Nonblocking: when we go on, the child has written or will never write (it was killed).
     if (::pipe2(pipe.data(), O_CLOEXEC | O_NONBLOCK) != 0) return fail_errno(errno, "make a pipe");
     Fd reader(pipe[0]), writer(pipe[1]);
     int pid = sys::fork_into_cgroup(request.cgroup, nullptr, CLONE_FILES | CLONE_VFORK);
     if (pid == 0) {
-        Report report = open_listener(request);
+        Report report = open_socket(request);
         [[maybe_unused]] auto written = ::write(pipe[1], &report, sizeof(report));
         ::_exit(0);
     }
-    if (pid < 0) return fail_errno(errno, "start the keeper's helper in its cgroup");
+    if (pid < 0) return fail_errno(errno, "start the helper that makes sockets");
     Report report{-1, ESRCH};
     [[maybe_unused]] auto received = ::read(reader.get(), &report, sizeof(report));
     while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
     }
     if (report.socket < 0)
         return fail_errno(report.error,
-                          fmt::format("listen on {} beside the workers", request.at.text()));
+                          fmt::format("{} {}", request.backlog < 0 ? "bind" : "listen on", request.at.text()));
     return Fd(report.socket);
 }
 

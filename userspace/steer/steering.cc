@@ -137,6 +137,27 @@ void Steering::activate(uint32_t worker) {
     update_active_sets();
 }
 
+Result<Fd> Steering::make_worker_socket(uint32_t worker, const Endpoint& at, bool v6only,
+                                        int backlog) {
+    auto found = members_.find(worker);
+    if (found == members_.end()) return fail("no-such-worker", fmt::format("no worker {}", worker));
+    if (!own_port(worker, at)) return fail_errno(EADDRINUSE, fmt::format("bind {}", at.text()));
+    return make_socket({at, v6only, options_.uid, backlog,
+                        {found->second.cgroup.fd(), options_.enter_late}});
+}
+
+Result<int> Steering::free_port(const Endpoint& at, bool v6only) {
+    auto socket = make_socket(
+        {at, v6only, options_.uid, -1, {keeper_cgroup_.fd(), options_.enter_late}});
+    if (!socket) return tl::unexpected(socket.error());
+    sockaddr_storage address{};
+    socklen_t length = sizeof(address);
+    ::getsockname(socket->get(), reinterpret_cast<sockaddr*>(&address), &length);
+    return ntohs(address.ss_family == AF_INET6
+                     ? reinterpret_cast<sockaddr_in6&>(address).sin6_port
+                     : reinterpret_cast<sockaddr_in&>(address).sin_port);
+}
+
 void Steering::deactivate(uint32_t worker) {
     auto found = members_.find(worker);
     if (found == members_.end() || !found->second.active) return;
@@ -337,7 +358,7 @@ Result<void> Steering::set_up_group(uint32_t index, const Endpoint& endpoint, bo
     group.v6only = v6only;
     write_active_set(programs_->groups()[index], {});
     programs_->groups()[index].turn = 0;
-    auto keeper = make_keeper(
+    auto keeper = make_socket(
         {endpoint, v6only, uid, keeper_backlog(), {keeper_cgroup_.fd(), options_.enter_late}});
     if (!keeper)
         return wrap(keeper.error(),

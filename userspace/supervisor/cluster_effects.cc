@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "supervisor/cluster_effects.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 
 #include <cerrno>
 #include <csignal>
@@ -11,6 +13,7 @@
 
 #include "base/log.h"
 #include "base/sys.h"
+#include "worker/node_command.h"
 
 extern char** environ;
 
@@ -99,6 +102,7 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
     options.cluster = config.name;
     options.policy = abi_policy(config.policy);
     for (const Port& port : config.ports) options.ports.push_back({port.number, port.address});
+    for (const Port& port : config.listen) options.ports.push_back({port.number, port.address});
     options.uid = self->identity_ ? self->identity_->uid : 0;
     options.backlog = config.backlog;
     options.enter_late = self->enter_late_;
@@ -117,6 +121,16 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
         (void)self->cluster_.remove();
         return tl::unexpected(started.error());
     }
+    SharedSockets::Makers makers;
+    auto* steering_of = self->steering_.get();
+    makers.socket = [steering_of](WorkerId id, const steer::Endpoint& at, bool v6only) {
+        return steering_of->make_worker_socket(static_cast<uint32_t>(id), at, v6only, -1);
+    };
+    makers.free_port = [steering_of](const steer::Endpoint& at, bool v6only) {
+        return steering_of->free_port(at, v6only);
+    };
+    self->sockets_ = std::make_unique<SharedSockets>(std::move(makers));
+    self->channels_ = std::make_unique<Channels>(loop, *self->sockets_);
     return self;
 }
 
@@ -155,11 +169,37 @@ Result<worker::SpawnRequest> ClusterEffects::request_for(WorkerId id, int instan
     return request;
 }
 
+// The systemd protocol: from fd 3 on, in the order of the options. They listen already: connections
+// wait for the worker to come up.
+Result<void> ClusterEffects::add_listen_sockets(WorkerId id, worker::SpawnRequest& request,
+                                                std::vector<Fd>& kept) {
+    if (config_.listen.empty()) return {};
+    std::string names;
+    for (const Port& port : config_.listen) {
+        auto at = steer::Endpoint::parse(port.address, port.number);
+        if (!at) return tl::unexpected(at.error());
+        int backlog = config_.backlog > 0 ? config_.backlog : SOMAXCONN;
+        auto socket = steering_->make_worker_socket(static_cast<uint32_t>(id), *at, false, backlog);
+        if (!socket) return tl::unexpected(socket.error());
+        // As systemd gives them: a program that knows nothing of nonblocking sockets must do.
+        ::fcntl(socket->get(), F_SETFL, ::fcntl(socket->get(), F_GETFL) & ~O_NONBLOCK);
+        request.fds.emplace_back(socket->get(),
+                                 worker::kFirstListenFd + static_cast<int>(kept.size()));
+        names += fmt::format("{}{}", kept.empty() ? "" : ":", port.number);
+        kept.push_back(std::move(*socket));
+    }
+    request.environment.push_back(fmt::format("LISTEN_FDS={}", kept.size()));
+    request.environment.push_back(fmt::format("LISTEN_FDNAMES={}", names));
+    request.environment.emplace_back(worker::kListenPid);
+    return {};
+}
+
 Result<Spawned> ClusterEffects::spawn(WorkerId id, int instance, int generation, int workers) {
     Process& process = processes_[id];
     auto undo = [this, id](Error error) {
         steering_->remove_worker(static_cast<uint32_t>(id));
         output_->remove_worker(id);
+        channels_->close(id);
         auto& cgroup = processes_[id].cgroup;
         if (cgroup.fd() >= 0) (void)cgroup.remove();
         processes_.erase(id);
@@ -172,6 +212,16 @@ Result<Spawned> ClusterEffects::spawn(WorkerId id, int instance, int generation,
     process.cgroup = std::move(*cgroup);
     auto slot = steering_->add_worker(static_cast<uint32_t>(id), process.cgroup);
     if (!slot) return undo(slot.error());
+    std::vector<Fd> sockets;
+    if (auto added = add_listen_sockets(id, *request, sockets); !added) return undo(added.error());
+    Ipc kind = config_.ipc;
+    if (kind == Ipc::automatic) kind = worker::is_node(*request) ? Ipc::node : Ipc::pipe;
+    int first = worker::kFirstListenFd + static_cast<int>(sockets.size());
+    auto channel = channels_->open(id, kind, instance, workers, first);
+    if (!channel) return undo(channel.error());
+    request->fds.insert(request->fds.end(), channel->fds.begin(), channel->fds.end());
+    request->environment.insert(request->environment.end(), channel->environment.begin(),
+                                channel->environment.end());
     auto pipes = output_->add_worker(id, instance);
     if (!pipes) return undo(pipes.error());
     request->cgroup = {process.cgroup.fd(), enter_late_};
@@ -179,6 +229,7 @@ Result<Spawned> ClusterEffects::spawn(WorkerId id, int instance, int generation,
     request->stderr_fd = pipes->err.get();
     auto spawned = worker::spawn(*request);
     if (!spawned) return undo(spawned.error());
+    channels_->started(id);
 
     process.request = std::move(*request);
     process.pid = spawned->pid;
@@ -212,6 +263,7 @@ void ClusterEffects::on_end(WorkerId id) {
     found->second.on_end.reset();
     on_exec_status(id);
     steering_->serve_events();
+    channels_->close(id);
     Exit exit;
     exit.code = ended->code;
     if (ended->signal) exit.signal = signal_name(*ended->signal);
@@ -237,6 +289,14 @@ Result<void> ClusterEffects::signal(WorkerId id, int number) {
         return fail_errno(errno, fmt::format("send {} to worker {} (pid {})", signal_name(number),
                                              id, found->second.pid));
     return {};
+}
+
+Result<void> ClusterEffects::send(WorkerId id, const std::string& data, WorkerId from) {
+    return channels_->send(id, data, from);
+}
+
+void ClusterEffects::ask_to_finish(WorkerId id, std::chrono::milliseconds deadline) {
+    channels_->ask_to_finish(id, deadline);
 }
 
 void ClusterEffects::kill(WorkerId id) {

@@ -15,8 +15,10 @@
 #include "base/paths.h"
 #include "base/result.h"
 #include "steer/steering.h"
+#include "supervisor/channels.h"
 #include "supervisor/config.h"
 #include "supervisor/effects.h"
+#include "supervisor/shared_sockets.h"
 #include "worker/output.h"
 #include "worker/spawn.h"
 
@@ -31,7 +33,10 @@ class ClusterEffects : public Effects, private steer::Observer {
     ~ClusterEffects() override;
 
     // Who is told what happens; set before the first spawn.
-    void set_observer(WorkerObserver& observer) { observer_ = &observer; }
+    void set_observer(WorkerObserver& observer) {
+        observer_ = &observer;
+        channels_->set_observer(observer);
+    }
 
     // Takes everything down: the logger has read all, then steering, pins and cgroups are removed.
     // `done` is called at the end.
@@ -42,6 +47,8 @@ class ClusterEffects : public Effects, private steer::Observer {
     void deactivate(WorkerId id) override;
     bool is_drained(WorkerId id) override;
     Result<void> signal(WorkerId id, int number) override;
+    Result<void> send(WorkerId id, const std::string& data, WorkerId from) override;
+    void ask_to_finish(WorkerId id, std::chrono::milliseconds deadline) override;
     void kill(WorkerId id) override;
     void release(WorkerId id) override;
     [[nodiscard]] bool all_released() const override { return leaving_ == 0; }
@@ -63,6 +70,9 @@ class ClusterEffects : public Effects, private steer::Observer {
 
     ClusterEffects(const Config& config, const Paths& paths, EventLoop& loop);
 
+    // The sockets of --listen: `kept` has them until the worker has its own copies.
+    Result<void> add_listen_sockets(WorkerId id, worker::SpawnRequest& request,
+                                    std::vector<Fd>& kept);
     Result<worker::SpawnRequest> request_for(WorkerId id, int instance, int generation,
                                              int workers);
     void on_exec_status(WorkerId id);
@@ -88,6 +98,8 @@ class ClusterEffects : public Effects, private steer::Observer {
     Cgroup logger_cgroup_;
     std::unique_ptr<steer::Steering> steering_;
     std::unique_ptr<worker::Output> output_;
+    std::unique_ptr<SharedSockets> sockets_;
+    std::unique_ptr<Channels> channels_;
     std::map<WorkerId, Process> processes_;
     int leaving_ = 0;
 };

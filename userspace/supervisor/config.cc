@@ -37,7 +37,10 @@ constexpr Choice<Policy> kPolicies[] = {{"hash", Policy::hash},
                                         {"least-conn", Policy::least_conn}};
 constexpr Choice<Restart> kRestarts[] = {
     {"always", Restart::always}, {"on-failure", Restart::on_failure}, {"never", Restart::never}};
-constexpr Choice<Ready> kReadies[] = {{"listening", Ready::listening}, {"exec", Ready::exec}};
+constexpr Choice<Ready> kReadies[] = {
+    {"listening", Ready::listening}, {"exec", Ready::exec}, {"message", Ready::message}};
+constexpr Choice<Ipc> kIpcs[] = {
+    {"auto", Ipc::automatic}, {"pipe", Ipc::pipe}, {"node", Ipc::node}, {"none", Ipc::none}};
 
 template <class T, size_t N>
 Result<T> choose(std::string_view text, const Choice<T> (&choices)[N]) {
@@ -97,6 +100,23 @@ Result<Restart> parse_restart(const std::string& text) {
 
 Result<Ready> parse_ready(const std::string& text) {
     return choose(text, kReadies);
+}
+
+Result<Ipc> parse_ipc(const std::string& text) {
+    return choose(text, kIpcs);
+}
+
+// tcp://0.0.0.0:80, tcp://[::]:80
+Result<Port> parse_listen(const std::string& text) {
+    constexpr std::string_view kScheme = "tcp://";
+    auto refuse = [&text] {
+        return fail("usage",
+                    fmt::format("\"{}\" is not like tcp://0.0.0.0:8080 or tcp://[::]:8080", text));
+    };
+    if (!text.starts_with(kScheme)) return refuse();
+    auto port = parse_port(std::string_view(text).substr(kScheme.size()));
+    if (!port || port->address.empty()) return refuse();
+    return port;
 }
 
 Result<Duration> parse_positive_duration(const std::string& text) {
@@ -159,6 +179,8 @@ const std::vector<Option>& option_table() {
          into(&Config::workers, parse_workers)},
         {"port", 0, "[ADDR:]PORT", "", "share only this port; an [IPv6] stands in brackets", true,
          append(&Config::ports, parse_port)},
+        {"listen", 0, "tcp://ADDR:PORT", "", "make the sockets and pass them on (LISTEN_FDS)", true,
+         append(&Config::listen, parse_listen)},
         {"policy", 0, "POLICY", "least-conn", "hash, round-robin or least-conn", false,
          into(&Config::policy, parse_policy)},
         {"user", 0, "USER", "", "run the workers as this user, a name or number", false,
@@ -177,7 +199,9 @@ const std::vector<Option>& option_table() {
          into(&Config::nofile, parse_nofile)},
         {"backlog", 0, "N", "", "connections that may wait while no worker is ready", false,
          into(&Config::backlog, parse_backlog)},
-        {"ready", 0, "WHEN", "listening", "a worker is ready when listening, or at exec", false,
+        {"ipc", 0, "KIND", "auto", "message channel: pipe, node, none; auto: node for node", false,
+         into(&Config::ipc, parse_ipc)},
+        {"ready", 0, "WHEN", "listening", "ready at listening, at exec, or by its message", false,
          into(&Config::ready, parse_ready)},
         {"ready-timeout", 0, "DURATION", "30s", "a worker not ready by then failed to start", false,
          into(&Config::ready_timeout, parse_positive_duration)},

@@ -22,7 +22,8 @@ using Duration = std::chrono::milliseconds;
 
 enum class Policy { hash, round_robin, least_conn };
 enum class Restart { always, on_failure, never };
-enum class Ready { listening, exec };
+enum class Ready { listening, exec, notify, message };
+enum class Ipc { automatic, pipe, node, none };
 
 // A port that the cluster shares. With an address its keeper stands before the first worker starts;
 // without one, from the first listen on.
@@ -51,6 +52,8 @@ struct Config {
     std::optional<mode_t> umask;
     std::optional<uint64_t> nofile;
     int backlog = 0;  // of the keepers; 0: the system's maximum
+    Ipc ipc = Ipc::automatic;
+    std::vector<Port> listen;  // sockets that drover makes and passes on (LISTEN_FDS)
     Ready ready = Ready::listening;
     Duration ready_timeout{30'000};
     Restart restart = Restart::always;

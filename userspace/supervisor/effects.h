@@ -4,6 +4,7 @@
 // are in cluster_effects.cc; unit tests inject their own.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -57,7 +58,11 @@ class Effects {
     // After deactivate: nothing of it is being served or about to be.
     virtual bool is_drained(WorkerId id) = 0;
     virtual Result<void> signal(WorkerId id, int number) = 0;  // to its main process
-    virtual void kill(WorkerId id) = 0;                        // all its processes
+    // Over the worker's channel. Errors: "queue-full", "closed", "no-channel".
+    virtual Result<void> send(WorkerId id, const std::string& data, WorkerId from) = 0;
+    // Asks it, where it has a channel, to finish its work; it has until the deadline.
+    virtual void ask_to_finish(WorkerId id, std::chrono::milliseconds deadline) = 0;
+    virtual void kill(WorkerId id) = 0;  // all its processes
     // Its main process has ended: ends what is left of its tree, frees its slot, cgroup and pipes.
     virtual void release(WorkerId id) = 0;
     // True when every release is complete.
@@ -77,6 +82,10 @@ class WorkerObserver {
     virtual void on_listener_closed(WorkerId id, const ListeningData& at) = 0;
     virtual void on_exit(WorkerId id, const Exit& how) = 0;  // `how.reason` is not filled in
     virtual void on_conflict(WorkerId id, const ConflictData& conflict) = 0;
+    // Over its channel: it is ready / a message / it takes no more of them.
+    virtual void on_ready_message(WorkerId id) = 0;
+    virtual void on_message(WorkerId id, const std::string& data, worker::Address to) = 0;
+    virtual void on_disconnect(WorkerId id) = 0;
     virtual void on_released() = 0;  // a release is complete
     // Something went wrong that no worker's state shows; `id` 0: of no worker.
     virtual void on_trouble(WorkerId id, const ErrorData& error) = 0;

@@ -111,6 +111,7 @@ void Supervisor::carry_out(WorkerId id, Action action) {
             effects_.deactivate(id);
             break;
         case Action::start_drain_timer:
+            effects_.ask_to_finish(id, config_.drain_timeout);
             worker->drain_timer = loop_.after(config_.drain_timeout, [this, id] {
                 apply(id, Trigger::drain_late);
                 settle();
@@ -181,8 +182,10 @@ void Supervisor::check_ready(Worker& worker) {
     if (worker.conflict) return;  // it is being killed
     std::set<int> named;
     for (const Port& port : config_.ports) named.insert(port.number);
-    bool ready = config_.ready == Ready::exec ||
-                 listens_on_enough(ports_of(worker), named, ports_of_ready());
+    for (const Port& port : config_.listen) named.insert(port.number);
+    bool ready = config_.ready == Ready::exec || worker.said_ready;
+    if (config_.ready == Ready::listening)
+        ready = listens_on_enough(ports_of(worker), named, ports_of_ready());
     if (ready) apply(worker.id, Trigger::is_ready);
 }
 
@@ -245,7 +248,7 @@ void Supervisor::on_listener_closed(WorkerId id, const ListeningData& at) {
     Worker* worker = find(id);
     if (worker == nullptr) return;
     worker->endpoints.erase({at.addr, at.port});
-    if (worker->endpoints.empty() && config_.ready != Ready::exec)
+    if (worker->endpoints.empty() && config_.ready == Ready::listening)
         apply(id, Trigger::listens_no_more, "closed its listener");
     settle();
 }
@@ -316,6 +319,40 @@ void Supervisor::on_conflict(WorkerId id, const ConflictData& conflict) {
     effects_.deactivate(id);
     worker->ending = ExitReason::stopped;
     effects_.kill(id);
+    settle();
+}
+
+void Supervisor::on_ready_message(WorkerId id) {
+    Worker* worker = find(id);
+    if (worker == nullptr) return;
+    worker->said_ready = true;
+    check_ready(*worker);
+    settle();
+}
+
+// A message to other workers passes through the master, which tells of it like of its own.
+void Supervisor::on_message(WorkerId id, const std::string& data, worker::Address to) {
+    Worker* sender = find(id);
+    if (sender == nullptr) return;
+    tell(EventKind::message, sender, MessageData{id, to, data});
+    if (to.kind == worker::Address::Kind::master) return;
+    if (to.kind == worker::Address::Kind::worker && find(to.worker) == nullptr)
+        return on_trouble(id, {"no-such-worker",
+                               fmt::format("worker {} sent a message to worker {}, which there is "
+                                           "not",
+                                           id, to.worker)});
+    for (const auto& [other, worker] : workers_) {
+        bool wanted = to.kind == worker::Address::Kind::all ? other != id : other == to.worker;
+        if (!wanted || !worker.pid) continue;
+        if (auto sent = effects_.send(other, data, id); !sent)
+            on_trouble(other, {sent.error().code,
+                               fmt::format("a message of worker {} for worker {} was lost: {}", id,
+                                           other, sent.error().text)});
+    }
+}
+
+void Supervisor::on_disconnect(WorkerId id) {
+    if (Worker* worker = find(id)) tell(EventKind::disconnect, worker);
     settle();
 }
 

@@ -59,6 +59,9 @@ class Supervisor : public WorkerObserver {
     void resume(WorkerId worker, Done done);  // takes the hold away
     void signal(std::optional<WorkerId> worker, int number, Done done);
     void policy(Policy policy, Done done);
+    // A message of the master's to one worker or to all, JSON text. All get it or an error says who
+    // did not.
+    void send(std::optional<WorkerId> worker, const std::string& data, Done done);
     // A second SIGINT or SIGTERM: no drain any more, kill.
     void stop_now();
 
@@ -69,6 +72,9 @@ class Supervisor : public WorkerObserver {
     void on_listener_closed(WorkerId id, const ListeningData& at) override;
     void on_exit(WorkerId id, const Exit& how) override;
     void on_conflict(WorkerId id, const ConflictData& conflict) override;
+    void on_ready_message(WorkerId id) override;
+    void on_message(WorkerId id, const std::string& data, worker::Address to) override;
+    void on_disconnect(WorkerId id) override;
     void on_released() override;
     void on_trouble(WorkerId id, const ErrorData& error) override;
 
@@ -84,8 +90,9 @@ class Supervisor : public WorkerObserver {
         bool held = false;
         bool exec_failed = false;
         bool conflict = false;
-        std::string fault;       // the sentence of exec_failed or conflict
-        bool signalled = false;  // the stop signal was sent
+        std::string fault;        // the sentence of exec_failed or conflict
+        bool said_ready = false;  // over its channel
+        bool signalled = false;   // the stop signal was sent
         // What drover ended it for; crash where it did not.
         ExitReason ending = ExitReason::crash;
         bool replace_after = false;  // drover ends it to start another

@@ -11,6 +11,8 @@
 #include <variant>
 #include <vector>
 
+#include "worker/channel.h"
+
 namespace drover::supervisor {
 
 using WorkerId = uint64_t;  // counts up from 1, never reused
@@ -102,8 +104,14 @@ struct RestartLimitData {
     std::chrono::milliseconds within{};  // in this time
 };
 
+struct MessageData {
+    WorkerId from = 0;  // 0: the master
+    worker::Address to;
+    std::string data;  // JSON text
+};
+
 using EventData = std::variant<std::monostate, ListeningData, ExitData, StateData, ErrorData,
-                               ConflictData, ScaledData, RestartLimitData>;
+                               ConflictData, ScaledData, RestartLimitData, MessageData>;
 
 struct Event {
     uint64_t seq = 0;

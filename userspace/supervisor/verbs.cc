@@ -187,6 +187,17 @@ void Supervisor::signal(std::optional<WorkerId> target, int number, Done done) {
     done({});
 }
 
+void Supervisor::send(std::optional<WorkerId> target, const std::string& data, Done done) {
+    if (target && find(*target) == nullptr) return done(no_such_worker(*target));
+    for (const auto& [id, worker] : workers_) {
+        if (target ? id != *target : !worker.pid) continue;
+        if (auto sent = effects_.send(id, data, 0); !sent)
+            return done(
+                fail(sent.error().code, fmt::format("worker {}: {}", id, sent.error().text)));
+    }
+    done({});
+}
+
 void Supervisor::policy(Policy policy, Done done) {
     config_.policy = policy;
     effects_.set_policy(policy);

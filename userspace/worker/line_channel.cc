@@ -77,7 +77,6 @@ struct LineChannel::Impl : std::enable_shared_from_this<Impl> {
     void watch_output();
     void end_writing();
 
-    void turn();
     bool read_some();  // false: there is nothing to be had any more, now or ever
     void end_reading();
     void refuse(Error error);
@@ -161,11 +160,6 @@ void LineChannel::Impl::end_writing() {
 
 // --- Reading -------------------------------------------------------------------------------------
 
-void LineChannel::Impl::turn() {
-    auto self = shared_from_this();
-    read_some();
-}
-
 bool LineChannel::Impl::read_some() {
     if (!read_end.is_open()) return false;
     std::array<char, kMaxTurn> bytes;
@@ -237,7 +231,7 @@ Result<void> LineChannel::Impl::open_pipes() {
     if (auto made = make_nonblocking(read_end); !made) return made;
 
     read_source = loop.on_io(read_end.get(), EPOLLIN, [weak = weak_from_this()](uint32_t) {
-        if (auto self = weak.lock()) self->turn();
+        if (auto self = weak.lock()) self->read_some();
     });
     if (!read_source.is_active())
         return fail("system", "watch a worker's messages: the event loop refused it");

@@ -14,9 +14,13 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <charconv>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
+#include <string_view>
 
 #include "base/sys.h"
 #include "worker/exec_error.h"
@@ -28,6 +32,7 @@ namespace {
 struct Plan {
     std::vector<const char*> argv;
     std::vector<const char*> envp;
+    std::array<char, 32> listen_pid{};  // filled in by the child, which alone knows its pid
     std::vector<std::string> candidates;
     std::vector<Fd> sources;   // duplicates, all numbered above every target
     std::vector<int> targets;  // the number of each source in the child
@@ -54,8 +59,9 @@ Result<void> plan_fds(Plan& plan, const SpawnRequest& request, int status) {
     Fd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
     if (!null.is_open()) return fail_errno(errno, "open /dev/null");
     auto or_null = [&](int fd) { return fd >= 0 ? fd : null.get(); };
-    std::vector<std::pair<int, int>> wanted = {
-        {null.get(), 0}, {or_null(request.stdout_fd), 1}, {or_null(request.stderr_fd), 2}};
+    std::vector<std::pair<int, int>> wanted = {{or_null(request.stdin_fd), 0},
+                                               {or_null(request.stdout_fd), 1},
+                                               {or_null(request.stderr_fd), 2}};
     wanted.insert(wanted.end(), request.fds.begin(), request.fds.end());
     int floor = 0;
     for (auto [source, target] : wanted) floor = std::max(floor, target + 1);
@@ -72,10 +78,11 @@ Result<void> plan_fds(Plan& plan, const SpawnRequest& request, int status) {
     return {};
 }
 
-// A worker may open its output anew (/dev/stdout): that is checked against the pipe's owner.
+// A worker may open its output anew (/dev/stdout): that is checked against the pipe's owner. The
+// owner may read it, too, which is why the master's own are not given away.
 void give_pipe(int fd, const Identity& identity) {
     struct stat info {};
-    if (fd < 0 || ::fstat(fd, &info) != 0 || !S_ISFIFO(info.st_mode)) return;
+    if (fd <= STDERR_FILENO || ::fstat(fd, &info) != 0 || !S_ISFIFO(info.st_mode)) return;
     [[maybe_unused]] int given = ::fchown(fd, identity.uid, identity.gid);
 }
 
@@ -127,10 +134,18 @@ void become(const Plan& plan, const Identity& identity) {
     give_up(plan, Stage::exec, number);
 }
 
-[[noreturn]] void run_child(const Plan& plan) {
+// Without printf, which may allocate.
+void write_listen_pid(std::array<char, 32>& entry) {
+    constexpr std::string_view kName = "LISTEN_PID=";
+    std::copy(kName.begin(), kName.end(), entry.begin());
+    std::to_chars(entry.data() + kName.size(), entry.data() + entry.size() - 1, ::getpid());
+}
+
+[[noreturn]] void run_child(Plan& plan) {
     const auto& request = *plan.request;
     ::setsid();
     reset_signals();
+    write_listen_pid(plan.listen_pid);
     place_fds(plan);
     if (request.umask) ::umask(*request.umask);
     if (request.soft_nofile && !request.nofile) {
@@ -180,11 +195,14 @@ Result<Process> spawn(const SpawnRequest& request) {
     plan.request = &request;
     plan.argv = pointers(request.command);
     plan.envp = pointers(request.environment);
+    for (const char*& entry : plan.envp)
+        if (entry != nullptr && std::strcmp(entry, kListenPid) == 0) entry = plan.listen_pid.data();
     plan.candidates = program_candidates(request);
     if (auto planned = plan_fds(plan, request, status.get()); !planned)
         return wrap(planned.error(), "start " + request.command.front());
     status.reset();
     if (request.identity && request.identity->uid != 0) {
+        give_pipe(request.stdin_fd, *request.identity);
         give_pipe(request.stdout_fd, *request.identity);
         give_pipe(request.stderr_fd, *request.identity);
     }

@@ -35,19 +35,24 @@ struct Identity {
 // Error code "usage" names what does not exist.
 Result<std::optional<Identity>> find_identity(const std::string& user, const std::string& group);
 
+constexpr const char* kListenPid = "LISTEN_PID=?";
+constexpr int kFirstListenFd = 3;  // of passed sockets (SD_LISTEN_FDS_START)
+
 struct SpawnRequest {
-    std::string program;                   // what to execute; empty: command[0]
-    std::vector<std::string> command;      // argv. A program without '/' is searched in the PATH of
-                                           // `environment`; a relative one starts at `cwd`
-    std::vector<std::string> environment;  // complete, NAME=VALUE
-    std::string cwd;                       // empty: the master's
-    std::optional<Identity> identity;      // with a non-root uid also no_new_privs
+    std::string program;               // what to execute; empty: command[0]
+    std::vector<std::string> command;  // argv. A program without '/' is searched in the PATH of
+                                       // `environment`; a relative one starts at `cwd`
+    // Complete, NAME=VALUE. kListenPid stands for LISTEN_PID with the process's own pid.
+    std::vector<std::string> environment;
+    std::string cwd;                   // empty: the master's
+    std::optional<Identity> identity;  // with a non-root uid also no_new_privs
     std::optional<mode_t> umask;
     std::optional<uint64_t> nofile;       // RLIMIT_NOFILE, soft and hard
     std::optional<uint64_t> soft_nofile;  // without nofile: the soft limit alone
     sys::CgroupEntry cgroup;              // lent. fd -1: the master's own
-    int stdout_fd = -1;  // become 1 and 2; lent. -1: /dev/null, as stdin always is.
-    int stderr_fd = -1;  // A pipe is given to the identity, which may reopen it
+    int stdin_fd = -1;   // become 0, 1 and 2; lent. -1: /dev/null. A pipe is given to the
+    int stdout_fd = -1;  // identity, which may reopen it, unless it is the master's own 0, 1 or 2:
+    int stderr_fd = -1;  // those belong to whoever started the master
     std::vector<std::pair<int, int>> fds;  // lent fd → its number in the process, 3 or more
 };
 
