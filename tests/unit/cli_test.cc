@@ -177,7 +177,7 @@ TEST_CASE("a wrong option is told with the nearest right one") {
     CHECK(bad({"--versoin"}) == "drover: unknown option --versoin: did you mean --version?\n");
     CHECK(mentions(bad({"-n", "4", "--", "node"}), "drover run -n"));
     // Options of later versions do not exist yet.
-    CHECK(mentions(bad({"run", "--listen", "tcp://:80", "node"}), "unknown option --listen"));
+    CHECK(mentions(bad({"run", "--canary", "10%", "node"}), "unknown option --canary"));
 }
 
 TEST_CASE("a wrong verb is told with the nearest right one") {

@@ -23,7 +23,7 @@ const std::map<std::string_view, std::string> kGoodValues = {
     {"umask", "027"},         {"nofile", "65536"},     {"backlog", "511"},
     {"ready", "exec"},        {"ready-timeout", "5s"}, {"restart", "never"},
     {"max-restarts", "3/1m"}, {"drain-timeout", "1m"}, {"stop-signal", "QUIT"},
-    {"stop-timeout", "2s"},
+    {"stop-timeout", "2s"},   {"ipc", "node"},         {"listen", "tcp://127.0.0.1:80"},
 };
 
 std::string error_of(std::string_view option, const std::string& value) {
@@ -301,4 +301,15 @@ TEST_CASE("the nearest word is the one that was meant") {
     CHECK(nearest(std::string(1000, 'a'), {"a"}) == std::nullopt);
     CHECK(did_you_mean("polcy", {"policy"}, "--") == ": did you mean --policy?");
     CHECK(did_you_mean("xyzzy", {"policy"}).empty());
+}
+
+TEST_CASE("--listen takes tcp:// with an address and a port, and nothing else") {
+    Config config;
+    REQUIRE(set_option(config, "listen", "tcp://0.0.0.0:8080").has_value());
+    REQUIRE(set_option(config, "listen", "tcp://[::]:443").has_value());
+    REQUIRE(config.listen.size() == 2);
+    CHECK(config.listen[0] == Port{8080, "0.0.0.0"});
+    CHECK(config.listen[1] == Port{443, "::"});
+    for (const char* bad : {"8080", "tcp://8080", "tcp://:8080", "udp://0.0.0.0:80", "tcp://", ""})
+        CHECK(mentions(error_of("listen", bad), "tcp://0.0.0.0:8080"));
 }

@@ -46,7 +46,7 @@ class NotifyObserver {
 class NotifySocket {
   public:
     // Datagrams taken in one turn of the event loop.
-    static constexpr int kMaxPerTurn = 32;
+    static constexpr int kMaxPerTurn = 8;
 
     // The worker whose process is in that cgroup; nothing where it is none's. The path is as in
     // /proc/PID/cgroup, "/drover/web/w7": it begins at the root of the cgroup namespace. A worker
