@@ -42,7 +42,9 @@ FUZZ_SOURCES   := $(sort $(wildcard tests/fuzz/*_fuzz.cc))
 BPF_OBJECTS    := $(patsubst %.c,$(BUILD)/%.o,bpf/maps.bpf.c $(filter-out bpf/maps.bpf.c,$(BPF_SOURCES)))
 OBJECTS        := $(SOURCES:%.cc=$(BUILD)/%.o)
 MAIN_OBJECT    := $(BUILD)/userspace/main.o
-UNIT_OBJECTS   := $(UNIT_SOURCES:%.cc=$(BUILD)/%.o)
+# A sanitizer build may take the tests' own objects from another one: TESTS_BUILD=build.
+TESTS_BUILD    ?= $(BUILD)
+UNIT_OBJECTS   := $(UNIT_SOURCES:%.cc=$(TESTS_BUILD)/%.o)
 SYSTEM_OBJECTS := $(SYSTEM_SOURCES:%.cc=$(BUILD)/%.o)
 SERVERS        := $(addprefix $(BUILD)/servers/,$(notdir $(basename $(SERVER_SOURCES))))
 BENCHES        := $(BENCH_SOURCES:tests/bench/%.cc=$(BUILD)/bench/%)
@@ -53,7 +55,7 @@ PACKAGES := libbpf libelf zlib libsystemd fmt libcap-ng
 
 # --- Flags --------------------------------------------------------------------------------------
 
-OPTIMIZE  := -O2 -g
+OPTIMIZE  := -O2 -g1
 WARNINGS  := -Wall -Wextra -Werror
 CPPFLAGS  += -Iuserspace -Iinclude -I$(BUILD) -DDROVER_VERSION='"$(VERSION)"' -D_GNU_SOURCE
 CXXFLAGS  += -std=c++20 $(OPTIMIZE) $(WARNINGS)
@@ -150,6 +152,9 @@ $(BUILD)/%.o: %.cc $(BUILD)/flags | $(SKELETON)
 	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -c $< -o $@
 
 $(UNIT_OBJECTS): CPPFLAGS += -Ibpf
+
+# Tests are compiled for speed of compiling.
+$(UNIT_OBJECTS) $(SYSTEM_OBJECTS): OPTIMIZE := -O0 -g1
 
 $(BUILD)/drover: $(MAIN_OBJECT) $(OBJECTS)
 	$(call say,LINK,$@)
