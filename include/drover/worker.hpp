@@ -266,8 +266,12 @@ class Scanner {
             auto byte = static_cast<unsigned char>(text_[at_]);
             if (byte == '"') return take('"');
             if (byte < 0x20) return false;
-            std::size_t length = byte == '\\' ? 0 : utf8_length(text_, at_);
-            if (byte == '\\' ? !escape() : length == 0) return false;
+            if (byte == '\\') {
+                if (!escape()) return false;
+                continue;
+            }
+            std::size_t length = byte < 0x80 ? 1 : utf8_length(text_, at_);
+            if (length == 0) return false;
             at_ += length;
         }
         return false;
@@ -388,8 +392,8 @@ bool each_field(std::string_view text, int max_depth, OnField on_field) {
 inline void append_on_one_line(std::string& line, std::string_view json) {
     std::size_t begin = line.size();
     line.append(json);
-    for (std::size_t i = begin; i < line.size(); ++i)
-        if (line[i] == '\n' || line[i] == '\r') line[i] = ' ';
+    for (char end : {'\n', '\r'})
+        for (auto at = begin; (at = line.find(end, at)) != std::string::npos;) line[at] = ' ';
 }
 
 // Milliseconds for poll(): −1 forever, else what is left until `end`, rounded up.

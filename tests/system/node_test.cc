@@ -257,6 +257,37 @@ TEST_CASE("a Node program may listen on IPv6 alone") {
     CHECK(sandbox.leftovers() == "");
 }
 
+TEST_CASE("a Node server that wants its port for itself is steered all the same") {
+    Sandbox sandbox;
+    auto command =
+        program(sandbox, kHttp + std::string("server().listen({port: 8080, exclusive: true});\n"));
+    if (!command) return;
+    Cluster cluster(sandbox, "web", {"-n", "2", "--policy", "round-robin"}, *command);
+    REQUIRE(cluster.wait_ready(2));
+    CHECK(spread("127.0.0.1", 8080, 8) == Shares{{0, 4}, {1, 4}});
+    CHECK(cluster.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+TEST_CASE("a Node worker's port that a stranger holds is refused to it with EADDRINUSE") {
+    Sandbox sandbox;
+    auto command =
+        program(sandbox, kHttp + std::string("server().listen(8080).on('error', error => {\n"
+                                             "    process.send(error.code);\n"
+                                             "    server().listen(8081);\n"
+                                             "});\n"));
+    if (!command) return;
+    Child stranger =
+        sandbox.start({.command = hello(), .extra_environment = {}, .identity = {}, .cwd = {}});
+    REQUIRE(eventually([] { return get("127.0.0.1", 8080).ok(); }));
+    Cluster cluster(sandbox, "web", {"-n", "2", "--policy", "round-robin"}, *command);
+    REQUIRE(cluster.wait_ready(2));
+    CHECK(wait_said(cluster, 1, "EADDRINUSE"));
+    CHECK(spread("127.0.0.1", 8081, 8) == Shares{{0, 4}, {1, 4}});
+    CHECK(pid_in(get("127.0.0.1", 8080).body) == stranger.pid());
+    CHECK(cluster.stop() == 0);
+}
+
 TEST_CASE("a Node program's unix socket is shared, and its file is gone at the end") {
     Sandbox sandbox;
     std::string path = sandbox.path("app.sock");

@@ -70,6 +70,9 @@ class FakeCommands final : public Commands {
     void policy(Policy policy, Done done) override {
         note(fmt::format("policy {}", static_cast<int>(policy)), done);
     }
+    void send(std::optional<WorkerId> worker, const std::string& data, Done done) override {
+        note(fmt::format("send {} {}", worker.value_or(0), data), done);
+    }
 
   private:
     void note(std::string call, Done done) {
@@ -438,6 +441,8 @@ TEST_SUITE("admin") {
             {"signal", R"({"signal":"HUP"})", "signal 0 1"},
             {"signal", R"({"worker":7,"signal":"TERM"})", "signal 7 15"},
             {"policy", R"({"policy":"round-robin"})", "policy 1"},
+            {"send", R"({"worker":7,"data":{"a":[1]}})", R"(send 7 {"a":[1]})"},
+            {"send", R"({"data":null})", "send 0 null"},
         };
         for (auto& one : cases) {
             auto reply = fixture.ask_and_answer(client, one.verb, one.args);

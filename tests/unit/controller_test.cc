@@ -55,6 +55,10 @@ class FakeCommands final : public Commands {
     }
     void policy(Policy, Done done) override { note("policy", done); }
 
+    void send(std::optional<WorkerId> worker, const std::string& data, Done done) override {
+        note(fmt::format("send {} {}", worker.value_or(0), data), done);
+    }
+
   private:
     void note(std::string call, Done done) {
         calls.push_back(std::move(call));
@@ -431,7 +435,7 @@ TEST_CASE("a controller that is finished gets what waits for it, then the end") 
 
 TEST_CASE("a controller that does not end in time is killed") {
     Fixture f;
-    f.start("trap '' TERM; echo up > $HERE/up; while :; do sleep 1000; done");
+    f.start("echo up > $HERE/up; exec sleep 1000");
     REQUIRE(f.has_lines("up", 1));
     int pid = f.controller->pid();
     bool ended = false;

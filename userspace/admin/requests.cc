@@ -64,13 +64,22 @@ Result<void> change_policy(Commands& commands, const Json& args, Commands::Done 
     return {};
 }
 
+Result<void> send_message(Commands& commands, const Json& args, Commands::Done done) {
+    auto worker = optional_worker(args);
+    if (!worker) return tl::unexpected(worker.error());
+    auto data = message_data(args);
+    if (!data) return tl::unexpected(data.error());
+    commands.send(*worker, *data, std::move(done));
+    return {};
+}
+
 struct NamedVerb {
     std::string_view name;
     Verb call;
 };
 constexpr NamedVerb kVerbs[] = {
     {"stop", stop},     {"restart", restart},    {"scale", scale},          {"drain", drain},
-    {"resume", resume}, {"signal", send_signal}, {"policy", change_policy},
+    {"resume", resume}, {"signal", send_signal}, {"policy", change_policy}, {"send", send_message},
 };
 
 Verb find_verb(std::string_view name) {

@@ -42,6 +42,8 @@ class Commands {
     virtual void resume(WorkerId worker, Done done) = 0;
     virtual void signal(std::optional<WorkerId> worker, int number, Done done) = 0;
     virtual void policy(supervisor::Policy policy, Done done) = 0;
+    // `data` is JSON text.
+    virtual void send(std::optional<WorkerId> worker, const std::string& data, Done done) = 0;
 };
 
 // Who asks.

@@ -310,6 +310,12 @@ Result<Policy> policy(const Json& args) {
     return *policy;
 }
 
+Result<std::string> message_data(const Json& args) {
+    if (!args.contains("data"))
+        return bad_value("\"data\" is missing: the message, any JSON value");
+    return args["data"].dump();
+}
+
 Result<bool> follow(const Json& args) {
     const Json& json = member(args, "follow");
     if (json.is_null()) return false;

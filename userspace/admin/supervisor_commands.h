@@ -35,6 +35,9 @@ class SupervisorCommands final : public Commands {
     void policy(supervisor::Policy policy, Done done) override {
         supervisor_.policy(policy, std::move(done));
     }
+    void send(std::optional<WorkerId> worker, const std::string& data, Done done) override {
+        supervisor_.send(worker, data, std::move(done));
+    }
 
   private:
     supervisor::Supervisor& supervisor_;

@@ -39,6 +39,7 @@ Json args_of(const Invocation& invocation) {
     const auto& argument = invocation.arguments.front();
     if (invocation.verb == "scale") args["n"] = std::stoi(argument);  // parse() checked it
     if (invocation.verb == "policy") args["policy"] = argument;
+    if (invocation.verb == "send") args["data"] = Json::parse(argument, nullptr, false);
     if (invocation.verb == "signal")
         args["signal"] = supervisor::signal_name(*supervisor::parse_signal(argument));
     return args;
@@ -133,6 +134,7 @@ std::string done_text(const Invocation& invocation) {
     if (verb == "signal")
         return fmt::format("sent SIG{} to {}",
                            supervisor::signal_name(*supervisor::parse_signal(argument)), who);
+    if (verb == "send") return fmt::format("sent to {}", who);
     return fmt::format("{}: policy {}", who, argument);
 }
 

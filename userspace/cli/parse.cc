@@ -10,6 +10,7 @@
 #include <CLI/CLI.hpp>
 #include <charconv>
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "base/nearest.h"
 #include "cli/cli.h"
@@ -124,6 +125,10 @@ Result<void> check_argument(const Verb& verb, const std::string& text) {
     if (verb.name == "signal")
         if (auto signal = supervisor::parse_signal(text); !signal)
             return wrap(signal.error(), "signal");
+    if (verb.name == "send" && !nlohmann::json::accept(text))
+        return refuse(fmt::format("send: {} is not JSON (a string needs its quotes): {}",
+                                  text.size() > 40 ? text.substr(0, 40) + "…" : text,
+                                  usage_of(verb)));
     if (verb.name == "policy")
         if (auto policy = supervisor::parse_policy(text); !policy)
             return wrap(policy.error(), "policy");

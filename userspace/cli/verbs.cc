@@ -79,6 +79,8 @@ const std::vector<Verb>& verbs() {
         {"resume", "change", Target::worker, "", "give it connections again", false, false},
         {"signal", "change", Target::cluster_or_worker, "SIGNAL", "send workers a signal", false,
          false},
+        {"send", "change", Target::cluster_or_worker, "JSON", "send workers a message", false,
+         false},
         {"policy", "change", Target::cluster, "POLICY", "change how connections are spread", false,
          false},
         {"stop", "change", Target::cluster_or_worker, "", "drain and end workers, or all of it",
