@@ -15,8 +15,7 @@ namespace {
 
 using Shares = std::map<int, int>;
 
-// Answers on each passed socket; it ends when a request asks for /exit. With the argument "late" it
-// takes its time before it accepts.
+// Answers on each passed socket. With the argument "late" it takes its time before it accepts.
 const char* const kServer = R"(
 import os, select, socket, sys, time
 assert int(os.environ["LISTEN_PID"]) == os.getpid(), "LISTEN_PID is not mine"
@@ -123,7 +122,6 @@ TEST_CASE("sockets for IPv4 and IPv6 on all addresses stand side by side") {
 
 TEST_CASE("an unprivileged worker is given a port below 1024") {
     Sandbox sandbox;
-    // Its folder is root's alone; this one may be read by everybody.
     auto command = server(sandbox);
     if (!command) return;
     Cluster cluster(

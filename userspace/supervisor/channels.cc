@@ -85,6 +85,13 @@ void Channels::on_channel_closed(uint64_t worker) {
     tell_disconnect(worker);
 }
 
+// Steering tells of TCP; of the others nobody else does.
+void Channels::on_channel_listening(uint64_t worker, const worker::SocketQuery& where) {
+    bool is_unix = where.address_type == -1;
+    if (!where.udp && !is_unix) return;
+    observer_->on_listening(worker, {is_unix ? "unix" : "udp", where.address, where.port}, false);
+}
+
 void Channels::tell_disconnect(uint64_t worker) {
     auto found = channels_.find(worker);
     if (found == channels_.end() || found->second.told_disconnect) return;

@@ -65,6 +65,7 @@ class Channels : private worker::ChannelObserver {
     void on_channel_closed(uint64_t worker) override;
     void on_channel_query(uint64_t worker, uint64_t query,
                           const worker::SocketQuery& wanted) override;
+    void on_channel_listening(uint64_t worker, const worker::SocketQuery& where) override;
     void tell_disconnect(uint64_t worker);
 
     EventLoop& loop_;
