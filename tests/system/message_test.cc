@@ -4,6 +4,7 @@
 // what becomes of those who do it badly. The workers are tests/servers/talker.cc, which does what a
 // message tells it, and one program that speaks the protocol by hand.
 #include <fmt/format.h>
+#include <signal.h>
 
 #include <algorithm>
 
@@ -60,9 +61,75 @@ void check_refused(const std::string& bytes, const std::string& code) {
     CHECK(cluster.stop() == 0);
 }
 
+// Sends each of two workers 2,000 messages, of 1 byte to 64 KiB, of all sizes alike in number of
+// digits, tries again where the queue is full, and compares what they send back.
+const char* const kExchange = R"(
+import json, random, socket, sys
+
+def connect():
+    control = socket.socket(socket.AF_UNIX)
+    control.connect(sys.argv[1])
+    return control, control.makefile("rb")
+
+follower, follower_lines = connect()
+follower.sendall(b'{"v":1,"id":1,"verb":"events","args":{"follow":true}}\n')
+follower_lines.readline()
+control, replies = connect()
+sent, back = {1: [], 2: []}, {1: [], 2: []}
+
+def take_one():
+    event = json.loads(follower_lines.readline())
+    if event["event"] == "message":
+        back[event["data"]["from"]].append(event["data"]["data"])
+    elif event["event"] == "error":
+        sys.exit(f"error: {event['data']}")
+
+random.seed(7)
+for number in range(2000):
+    for worker in (1, 2):
+        size = int(2 ** random.uniform(0, 16))
+        data = [number, "".join(random.choices("abcdefgh \\\"/ü€😀", k=min(size, 50))) * (size // 50 + 1)]
+        request = {"v": 1, "id": number, "verb": "send", "args": {"worker": worker, "data": data}}
+        while True:
+            control.sendall(json.dumps(request).encode() + b"\n")
+            reply = json.loads(replies.readline())
+            if reply["ok"]:
+                break
+            assert reply["error"]["code"] == "queue-full", reply
+            take_one()
+        sent[worker].append(data)
+        while sum(map(len, sent.values())) - sum(map(len, back.values())) > 100:
+            take_one()
+while any(len(back[worker]) < 2000 for worker in (1, 2)):
+    take_one()
+assert sent == back, "what came back is not what was sent"
+print("all came back in order")
+)";
+
 }  // namespace
 
 TEST_SUITE_BEGIN("message");
+
+TEST_CASE("2,000 messages to each worker and back arrive whole and in order") {
+    auto python = find_program("python3");
+    if (!python) return;
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "2"}, talker());
+    REQUIRE(cluster.wait_ready(2));
+    write_file(sandbox.path("exchange.py"), kExchange);
+    auto outcome = sandbox.run({.command = {*python, sandbox.path("exchange.py"),
+                                            sandbox.run_folder() + "/web/control.sock"},
+                                .extra_environment = {},
+                                .identity = {},
+                                .cwd = {}},
+                               milliseconds(40'000));
+    INFO(outcome.err);
+    CHECK(outcome.status == 0);
+    CHECK(outcome.out == "all came back in order\n");
+    CHECK(get("127.0.0.1", 8080).ok());
+    CHECK(cluster.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
 
 TEST_CASE("with --ready message a worker is ready when it says so, not when it listens") {
     Sandbox sandbox;
@@ -206,7 +273,6 @@ TEST_CASE("a worker that sends without end slows neither the others nor the mast
         CHECK(cluster.status()["ready"] == 2);
         CHECK(Clock::now() - begin < kPrompt);
     }
-    REQUIRE(send(cluster, "web/2", {{"do", "load"}, {"value", 0.5}}) == 0);
     CHECK(cluster.drover({"signal", "web/1", "KILL"}).status == 0);
     CHECK(eventually([&] { return cluster.worker(0)["id"] == 3; }));
     CHECK(cluster.stop() == 0);
@@ -253,19 +319,39 @@ TEST_CASE("to a worker that reads nothing a send fails in the end, and others go
     CHECK(sandbox.leftovers() == "");
 }
 
-TEST_CASE("a worker finishes when it is told to disconnect, before any signal") {
+TEST_CASE("workers with pipes live on without their master until drover stop") {
     Sandbox sandbox;
-    Cluster cluster(sandbox, "web", {"-n", "1", "--stop-signal", "USR2"}, talker());
-    REQUIRE(cluster.wait_ready(1));
-    Child follower =
-        sandbox.start({.command = {build_folder() + "/drover", "events", "web", "-f", "--json"},
-                       .extra_environment = {},
-                       .identity = {},
-                       .cwd = {}});
-    REQUIRE(eventually([&] { return contains(follower.out(), "\"ready\""); }));
+    Cluster cluster(sandbox, "web", {"-n", "2", "--policy", "round-robin"}, talker());
+    REQUIRE(cluster.wait_ready(2));
+    cluster.master().send(SIGKILL);
+    REQUIRE(cluster.master().wait() == 128 + SIGKILL);
+    CHECK(spread("127.0.0.1", 8080, 8) == std::map<int, int>{{0, 4}, {1, 4}});
+    CHECK(sandbox.drover({"stop", "web"}).status == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+TEST_CASE("a worker that is to end is told so on its channel") {
+    auto python = find_program("python3");
+    if (!python) return;
+    Sandbox sandbox;
+    write_file(sandbox.path("worker.py"), R"(
+import json, os, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+os.write(int(os.environ["DROVER_IPC_WRITE_FD"]), b'{"type":"ready"}\n')
+for line in os.fdopen(int(os.environ["DROVER_IPC_READ_FD"])):
+    line = json.loads(line)
+    if line["type"] == "disconnect":
+        print("told to end within", line["deadline_ms"], "ms", flush=True)
+        break
+)");
+    Cluster cluster(sandbox, "job", {"-n", "2", "--ready", "message", "--drain-timeout", "7s"},
+                    {*python, sandbox.path("worker.py")});
+    REQUIRE(cluster.wait_ready(2));
+    auto begin = Clock::now();
     CHECK(cluster.stop() == 0);
-    CHECK(follower.wait() >= 0);
-    CHECK(contains(follower.out(), "\"event\":\"disconnect\""));
+    CHECK(Clock::now() - begin < milliseconds(5'000));  // not killed after --stop-timeout
+    CHECK(contains(cluster.master().out(), "[job/0] told to end within 7000 ms"));
+    CHECK(contains(cluster.master().out(), "[job/1] told to end within 7000 ms"));
     CHECK(sandbox.leftovers() == "");
 }
 
