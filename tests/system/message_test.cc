@@ -319,6 +319,18 @@ TEST_CASE("to a worker that reads nothing a send fails in the end, and others go
     CHECK(sandbox.leftovers() == "");
 }
 
+TEST_CASE("events are shown however large the messages among them were") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "1"}, talker());
+    REQUIRE(cluster.wait_ready(1));
+    for (int i = 0; i < 60; i++)
+        REQUIRE(send(cluster, "web/1", std::string(100'000, 'x')) == 0);  // it sends them back
+    REQUIRE(send(cluster, "web/1", "the last") == 0);
+    CHECK(wait_said(cluster, 1, "the last"));
+    CHECK_FALSE(contains(cluster.master().err(), "dropped"));
+    CHECK(cluster.stop() == 0);
+}
+
 TEST_CASE("workers with pipes live on without their master until drover stop") {
     Sandbox sandbox;
     Cluster cluster(sandbox, "web", {"-n", "2", "--policy", "round-robin"}, talker());

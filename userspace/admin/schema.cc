@@ -39,7 +39,7 @@ Json to_json(const Exit& exit) {
 }
 
 Json to_json(const WorkerStatus& worker) {
-    return {{"id", worker.id},
+    Json out = {{"id", worker.id},
             {"instance", worker.instance},
             {"slot", or_null(worker.slot)},
             {"generation", worker.generation},
@@ -57,6 +57,8 @@ Json to_json(const WorkerStatus& worker) {
             {"cpu_ms_total", worker.cpu_ms_total},
             {"memory_bytes", worker.memory_bytes},
             {"last_exit", worker.last_exit ? to_json(*worker.last_exit) : Json(nullptr)}};
+    if (worker.status) out["status"] = *worker.status;  // only of a worker that has said it
+    return out;
 }
 
 Json to_json(const Decisions& decisions) {

@@ -113,6 +113,7 @@ std::string ending(const Json& exit) {
 
 std::string reason(const Json& worker, const Style& style) {
     auto text = text_of(worker, "reason");
+    if (text.empty()) text = text_of(worker, "status");  // its own words
     auto retry = parse_time(text_of(worker, "retry_at"));
     if (retry && *retry > style.now) {
         using std::chrono::milliseconds;

@@ -131,7 +131,32 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
     };
     self->sockets_ = std::make_unique<SharedSockets>(std::move(makers));
     self->channels_ = std::make_unique<Channels>(loop, *self->sockets_);
+    if (auto opened = self->open_notify_socket(); !opened) {
+        self->steering_->close();
+        (void)self->cluster_.remove();
+        return tl::unexpected(opened.error());
+    }
     return self;
+}
+
+Result<void> ClusterEffects::open_notify_socket() {
+    if (config_.ready != Ready::notify) return {};
+    auto address = worker::NotifySocket::make_address(config_.name);
+    if (!address) return tl::unexpected(address.error());
+    // ".../drover/web/w7" or a cgroup below it; what stands before differs with the namespace.
+    std::string before = "/" + config_.name + "/w";
+    auto find = [this, before](const std::string& path) -> std::optional<uint64_t> {
+        auto at = path.rfind(before);
+        if (at == std::string::npos ||
+            !cluster_.path().ends_with(path.substr(0, at) + "/" + config_.name))
+            return std::nullopt;
+        uint64_t id = std::strtoull(path.c_str() + at + before.size(), nullptr, 10);
+        return processes_.contains(id) ? std::optional(id) : std::nullopt;
+    };
+    auto socket = worker::NotifySocket::open(loop_, *address, find, *this);
+    if (!socket) return tl::unexpected(socket.error());
+    notify_ = std::move(*socket);
+    return {};
 }
 
 void ClusterEffects::close(std::function<void()> done) {
@@ -157,6 +182,8 @@ Result<worker::SpawnRequest> ClusterEffects::request_for(WorkerId id, int instan
     extra.push_back(fmt::format("DROVER_WORKERS={}", workers));
     extra.push_back(fmt::format("DROVER_GENERATION={}", generation));
     extra.push_back(fmt::format("NODE_APP_INSTANCE={}", instance));
+
+    if (notify_) extra.push_back(fmt::format("NOTIFY_SOCKET={}", notify_->address()));
 
     worker::SpawnRequest request;
     request.command = config_.command;
@@ -389,6 +416,21 @@ void ClusterEffects::on_denied(uint32_t worker, int option) {
                                "{}) and was refused",
                                worker, option)});
 }
+
+void ClusterEffects::on_notify_ready(uint64_t worker) {
+    on_exec_status(worker);
+    observer_->on_ready_message(worker);
+}
+
+// It ends by itself; its exit will tell.
+void ClusterEffects::on_notify_stopping(uint64_t) {}
+
+void ClusterEffects::on_notify_status(uint64_t worker, const std::string& text) {
+    observer_->on_status_text(worker, text);
+}
+
+// Only with --watchdog, which there is not yet.
+void ClusterEffects::on_notify_watchdog(uint64_t) {}
 
 void ClusterEffects::on_trouble(const std::string& text) {
     if (observer_ != nullptr) return observer_->on_trouble(0, {"steering", text});

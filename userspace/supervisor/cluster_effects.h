@@ -19,12 +19,13 @@
 #include "supervisor/config.h"
 #include "supervisor/effects.h"
 #include "supervisor/shared_sockets.h"
+#include "worker/notify.h"
 #include "worker/output.h"
 #include "worker/spawn.h"
 
 namespace drover::supervisor {
 
-class ClusterEffects : public Effects, private steer::Observer {
+class ClusterEffects : public Effects, private steer::Observer, private worker::NotifyObserver {
   public:
     // Loads steering, starts the logger. `config` is complete; the cluster's cgroup is made by the
     // caller. Errors as Steering::open and find_identity.
@@ -73,11 +74,18 @@ class ClusterEffects : public Effects, private steer::Observer {
     // The sockets of --listen: `kept` has them until the worker has its own copies.
     Result<void> add_listen_sockets(WorkerId id, worker::SpawnRequest& request,
                                     std::vector<Fd>& kept);
+    Result<void> open_notify_socket();
     Result<worker::SpawnRequest> request_for(WorkerId id, int instance, int generation,
                                              int workers);
     void on_exec_status(WorkerId id);
     void on_end(WorkerId id);
     void look_whether_empty(WorkerId id);
+
+    // worker::NotifyObserver
+    void on_notify_ready(uint64_t worker) override;
+    void on_notify_stopping(uint64_t worker) override;
+    void on_notify_status(uint64_t worker, const std::string& text) override;
+    void on_notify_watchdog(uint64_t worker) override;
 
     // steer::Observer
     void on_listening(uint32_t worker, const steer::Endpoint& at, bool extra) override;
@@ -98,6 +106,7 @@ class ClusterEffects : public Effects, private steer::Observer {
     Cgroup logger_cgroup_;
     std::unique_ptr<steer::Steering> steering_;
     std::unique_ptr<worker::Output> output_;
+    std::unique_ptr<worker::NotifySocket> notify_;  // with --ready notify
     std::unique_ptr<SharedSockets> sockets_;
     std::unique_ptr<Channels> channels_;
     std::map<WorkerId, Process> processes_;

@@ -37,8 +37,10 @@ constexpr Choice<Policy> kPolicies[] = {{"hash", Policy::hash},
                                         {"least-conn", Policy::least_conn}};
 constexpr Choice<Restart> kRestarts[] = {
     {"always", Restart::always}, {"on-failure", Restart::on_failure}, {"never", Restart::never}};
-constexpr Choice<Ready> kReadies[] = {
-    {"listening", Ready::listening}, {"exec", Ready::exec}, {"message", Ready::message}};
+constexpr Choice<Ready> kReadies[] = {{"listening", Ready::listening},
+                                      {"exec", Ready::exec},
+                                      {"notify", Ready::notify},
+                                      {"message", Ready::message}};
 constexpr Choice<Ipc> kIpcs[] = {
     {"auto", Ipc::automatic}, {"pipe", Ipc::pipe}, {"node", Ipc::node}, {"none", Ipc::none}};
 
@@ -201,8 +203,8 @@ const std::vector<Option>& option_table() {
          into(&Config::backlog, parse_backlog)},
         {"ipc", 0, "KIND", "auto", "message channel: pipe, node, none; auto: node for node", false,
          into(&Config::ipc, parse_ipc)},
-        {"ready", 0, "WHEN", "listening", "ready at listening, at exec, or by its message", false,
-         into(&Config::ready, parse_ready)},
+        {"ready", 0, "WHEN", "listening", "ready at listening, exec, or by its notify or message",
+         false, into(&Config::ready, parse_ready)},
         {"ready-timeout", 0, "DURATION", "30s", "a worker not ready by then failed to start", false,
          into(&Config::ready_timeout, parse_positive_duration)},
         {"restart", 0, "WHEN", "always", "restart a worker always, on-failure or never", false,

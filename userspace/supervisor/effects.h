@@ -82,8 +82,10 @@ class WorkerObserver {
     virtual void on_listener_closed(WorkerId id, const ListeningData& at) = 0;
     virtual void on_exit(WorkerId id, const Exit& how) = 0;  // `how.reason` is not filled in
     virtual void on_conflict(WorkerId id, const ConflictData& conflict) = 0;
-    // Over its channel: it is ready / a message / it takes no more of them.
+    // Over its channel or by sd_notify: it is ready.
     virtual void on_ready_message(WorkerId id) = 0;
+    virtual void on_status_text(WorkerId id, const std::string& text) = 0;  // by sd_notify
+    // Over its channel: a message / it takes no more of them.
     virtual void on_message(WorkerId id, const std::string& data, worker::Address to) = 0;
     virtual void on_disconnect(WorkerId id) = 0;
     virtual void on_released() = 0;  // a release is complete

@@ -30,10 +30,10 @@ Supervisor::~Supervisor() = default;
 
 void Supervisor::start(std::function<void(int)> over) {
     over_ = std::move(over);
-    for (int instance = 0; instance < config_.workers.value_or(1); instance++) {
-        instances_[instance] = Instance{};
-        spawn(instance);
-    }
+    int wanted = config_.workers.value_or(1);
+    // All first: each worker is told how many there are.
+    for (int instance = 0; instance < wanted; instance++) instances_[instance] = Instance{};
+    for (int instance = 0; instance < wanted; instance++) spawn(instance);
     settle();
 }
 
@@ -320,6 +320,10 @@ void Supervisor::on_conflict(WorkerId id, const ConflictData& conflict) {
     worker->ending = ExitReason::stopped;
     effects_.kill(id);
     settle();
+}
+
+void Supervisor::on_status_text(WorkerId id, const std::string& text) {
+    if (Worker* worker = find(id)) worker->status_text = text;
 }
 
 void Supervisor::on_ready_message(WorkerId id) {

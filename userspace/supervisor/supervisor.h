@@ -73,6 +73,7 @@ class Supervisor : public WorkerObserver {
     void on_exit(WorkerId id, const Exit& how) override;
     void on_conflict(WorkerId id, const ConflictData& conflict) override;
     void on_ready_message(WorkerId id) override;
+    void on_status_text(WorkerId id, const std::string& text) override;
     void on_message(WorkerId id, const std::string& data, worker::Address to) override;
     void on_disconnect(WorkerId id) override;
     void on_released() override;
@@ -97,6 +98,7 @@ class Supervisor : public WorkerObserver {
         ExitReason ending = ExitReason::crash;
         bool replace_after = false;  // drover ends it to start another
         std::string reason;          // why it is in its state
+        std::string status_text;     // its own word for what it does
         WallTime started_at;
         SteadyTime spawned;
         std::optional<SteadyTime> ready_since;

@@ -139,6 +139,7 @@ struct WorkerStatus {
     State state{};
     std::vector<std::string> flags;  // "held", "stalled", "unhealthy"
     std::optional<std::string> reason;
+    std::optional<std::string> status;  // the worker's own words (sd_notify STATUS=)
     std::optional<WallTime> retry_at;
     std::optional<WallTime> started_at;
     uint64_t restarts_total = 0;  // of this instance

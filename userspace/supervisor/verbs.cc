@@ -114,10 +114,8 @@ void Supervisor::scale(int wanted, Done done) {
         return done(fail("bad-value", fmt::format("{} workers: 1 to 256 are possible", wanted)));
     if (stopping_) return done(fail("bad-state", "the cluster is stopping"));
     int before = static_cast<int>(instances_.size());
-    for (int instance = before; instance < wanted; instance++) {
-        instances_[instance] = Instance{};
-        spawn(instance);
-    }
+    for (int instance = before; instance < wanted; instance++) instances_[instance] = Instance{};
+    for (int instance = before; instance < wanted; instance++) spawn(instance);
     for (int instance = before - 1; instance >= wanted; instance--) {
         Worker* worker = current(instance);
         instances_.erase(instance);
