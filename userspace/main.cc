@@ -9,6 +9,7 @@
 #include <cstring>
 #include <string>
 
+#include "admin/controller.h"
 #include "admin/narrator.h"
 #include "admin/server.h"
 #include "admin/supervisor_commands.h"
@@ -36,17 +37,41 @@ class Audience : public supervisor::Observer {
         supervisor_ = &supervisor;
         server_ = &server;
     }
-    void detach_server() { server_ = nullptr; }
+    void attach_controller(admin::Controller* controller) { controller_ = controller; }
+    void detach_all() {
+        server_ = nullptr;
+        controller_ = nullptr;
+    }
     void on_event(const supervisor::Event& event) override {
         narrator_.on_event(event, *supervisor_);
         if (server_ != nullptr) server_->publish(event);
+        if (controller_ != nullptr) controller_->publish(event);
     }
 
   private:
     admin::Narrator narrator_;
     const supervisor::Supervisor* supervisor_ = nullptr;
     admin::ControlServer* server_ = nullptr;
+    admin::Controller* controller_ = nullptr;
 };
+
+Result<std::unique_ptr<admin::Controller>> open_controller(
+    const supervisor::Config& config, const Paths& paths, EventLoop& loop,
+    const supervisor::ClusterEffects& effects, admin::Commands& commands,
+    supervisor::Supervisor& cluster) {
+    auto request = effects.helper_request();
+    admin::Controller::Setup setup;
+    setup.command = config.controller;
+    setup.environment = request.environment;
+    setup.cwd = request.cwd;
+    setup.identity = request.identity;
+    setup.cgroup = paths.cgroup(config.name) + "/controller";
+    setup.enter_late = request.cgroup.late;
+    return admin::Controller::open(loop, std::move(setup), config.name, commands,
+                                   [&cluster](const Error& error) {
+                                       cluster.on_trouble(0, {error.code, error.text});
+                                   });
+}
 
 int refuse(const Error& error) {
     log::error(error.text);
@@ -110,6 +135,19 @@ int run_master(supervisor::Config config, const Paths& paths) {
     }
     audience.attach(cluster, **server);
 
+    std::unique_ptr<admin::Controller> controller;
+    if (!config.controller.empty()) {
+        auto opened = open_controller(config, paths, *loop, **effects, commands, cluster);
+        if (!opened) {
+            server->reset();
+            (*effects)->close([] {});
+            supervisor::remove_run_folder(paths, config.name);
+            return refuse(opened.error());
+        }
+        controller = std::move(*opened);
+        audience.attach_controller(controller.get());
+    }
+
     // 6. Signals: the first asks for a drained end, the second for a quick one.
     bool asked_to_stop = false;
     auto stop = [&cluster, &asked_to_stop](int) {
@@ -125,9 +163,13 @@ int run_master(supervisor::Config config, const Paths& paths) {
     EventLoop::Source leave;
     cluster.start([&](int status) {
         leave = loop->soon([&, status] {
-            audience.detach_server();
+            audience.detach_all();
             server->reset();  // nobody may ask for what is being taken down
-            (*effects)->close([&loop, status] { loop->exit(status); });
+            auto close = [&effects, &loop, status] {
+                (*effects)->close([&loop, status] { loop->exit(status); });
+            };
+            if (!controller) return close();
+            controller->finish(std::chrono::seconds(1), close);
         });
     });
     int status = loop->run();

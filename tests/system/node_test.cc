@@ -139,7 +139,7 @@ TEST_CASE("an unmodified Express app answers from all workers in turn") {
     auto command = express_program("hello.js");
     if (!command) return;
     Sandbox sandbox;
-    auto cluster = run_express(sandbox, {"--ipc", "pipe", "-n", "4", "--policy", "round-robin"}, *command);
+    auto cluster = run_express(sandbox, {"-n", "4", "--policy", "round-robin"}, *command);
     REQUIRE(cluster.wait_ready(4));
     CHECK(spread("127.0.0.1", 8080, 20) == Shares{{0, 5}, {1, 5}, {2, 5}, {3, 5}});
     CHECK(spread("::1", 8080, 20) == Shares{{0, 5}, {1, 5}, {2, 5}, {3, 5}});
@@ -151,7 +151,7 @@ TEST_CASE("the cluster program of every tutorial runs as a worker and forks noth
     auto command = express_program("tutorial.js");
     if (!command) return;
     Sandbox sandbox;
-    auto cluster = run_express(sandbox, {"--ipc", "pipe", "-n", "3", "--policy", "round-robin"}, *command);
+    auto cluster = run_express(sandbox, {"-n", "3", "--policy", "round-robin"}, *command);
     REQUIRE(cluster.wait_ready(3));
     CHECK(spread("127.0.0.1", 8080, 12) == Shares{{0, 4}, {1, 4}, {2, 4}});
     auto pids = pids_of(cluster);
@@ -166,7 +166,7 @@ TEST_CASE("a Node worker is a cluster worker whose id is drover's") {
     auto command = express_program("cluster.js");
     if (!command) return;
     Sandbox sandbox;
-    auto cluster = run_express(sandbox, {"--ipc", "pipe", "-n", "2", "--policy", "round-robin"}, *command);
+    auto cluster = run_express(sandbox, {"-n", "2", "--policy", "round-robin"}, *command);
     REQUIRE(cluster.wait_ready(2));
     std::set<int> ids;
     for (int i = 0; i < 2; i++) {
@@ -188,7 +188,7 @@ TEST_CASE("process.send is a message event, and drover send arrives as process.o
     auto command = express_program("cluster.js");
     if (!command) return;
     Sandbox sandbox;
-    auto cluster = run_express(sandbox, {"--ipc", "pipe", "-n", "2"}, *command);
+    auto cluster = run_express(sandbox, {"-n", "2"}, *command);
     REQUIRE(cluster.wait_ready(2));
     REQUIRE(get("127.0.0.1", 8080, "/send").ok());
     REQUIRE(eventually([&] { return events_of(cluster, "message").size() == 1; }));
@@ -216,7 +216,7 @@ TEST_CASE("listen(0) gives all Node workers one port") {
     Sandbox sandbox;
     auto command = program(sandbox, kHttp + std::string("server().listen(0);\n"));
     if (!command) return;
-    Cluster cluster(sandbox, "web", {"--ipc", "pipe", "-n", "3", "--policy", "round-robin"}, *command);
+    Cluster cluster(sandbox, "web", {"-n", "3", "--policy", "round-robin"}, *command);
     REQUIRE(cluster.wait_ready(3));
     std::set<int> ports;
     for (const auto& event : events_of(cluster, "listening"))
@@ -234,7 +234,7 @@ TEST_CASE("each of several servers of a Node program is shared") {
                                                         "server().listen(8081, '127.0.0.1');\n"));
     if (!command) return;
     Cluster cluster(sandbox, "web",
-                    {"--ipc", "pipe", "-n", "2", "--port", "8080", "--port", "8081", "--policy", "round-robin"},
+                    {"-n", "2", "--port", "8080", "--port", "8081", "--policy", "round-robin"},
                     *command);
     REQUIRE(cluster.wait_ready(2));
     CHECK(spread("127.0.0.1", 8080, 8) == Shares{{0, 4}, {1, 4}});
@@ -249,7 +249,7 @@ TEST_CASE("a Node program may listen on IPv6 alone") {
         sandbox,
         kHttp + std::string("server().listen({port: 8080, host: '::', ipv6Only: true});\n"));
     if (!command) return;
-    Cluster cluster(sandbox, "web", {"--ipc", "pipe", "-n", "2", "--policy", "round-robin"}, *command);
+    Cluster cluster(sandbox, "web", {"-n", "2", "--policy", "round-robin"}, *command);
     REQUIRE(cluster.wait_ready(2));
     CHECK(spread("::1", 8080, 8) == Shares{{0, 4}, {1, 4}});
     CHECK(get("127.0.0.1", 8080).error == "refused");
@@ -262,7 +262,7 @@ TEST_CASE("a Node server that wants its port for itself is steered all the same"
     auto command =
         program(sandbox, kHttp + std::string("server().listen({port: 8080, exclusive: true});\n"));
     if (!command) return;
-    Cluster cluster(sandbox, "web", {"--ipc", "pipe", "-n", "2", "--policy", "round-robin"}, *command);
+    Cluster cluster(sandbox, "web", {"-n", "2", "--policy", "round-robin"}, *command);
     REQUIRE(cluster.wait_ready(2));
     CHECK(spread("127.0.0.1", 8080, 8) == Shares{{0, 4}, {1, 4}});
     CHECK(cluster.stop() == 0);
@@ -276,7 +276,7 @@ TEST_CASE("a Node worker whose port a stranger holds is stopped with the strange
     Child stranger =
         sandbox.start({.command = hello(), .extra_environment = {}, .identity = {}, .cwd = {}});
     REQUIRE(eventually([] { return get("127.0.0.1", 8080).ok(); }));
-    Cluster cluster(sandbox, "web", {"--ipc", "pipe", "-n", "2"}, *command);
+    Cluster cluster(sandbox, "web", {"-n", "2"}, *command);
     CHECK(cluster.master().wait() == 1);
     INFO(cluster.master().err());
     CHECK(contains(cluster.master().err(), "port 8080 is taken"));
@@ -292,7 +292,7 @@ TEST_CASE("a Node program's unix socket is shared, and its file is gone at the e
                              ".listen('{}');\n",
                              path));
     if (!command) return;
-    Cluster cluster(sandbox, "web", {"--ipc", "pipe", "-n", "2"}, *command);
+    Cluster cluster(sandbox, "web", {"-n", "2"}, *command);
     REQUIRE(cluster.wait_ready(2));
     auto listening = events_of(cluster, "listening");
     REQUIRE(listening.size() == 2);
@@ -318,7 +318,7 @@ TEST_CASE("a Node program's UDP socket is shared") {
                            "    socket.send(`${text} ${process.pid}`, from.port, from.address));\n"
                            "socket.bind(8053);\n");
     if (!command) return;
-    Cluster cluster(sandbox, "web", {"--ipc", "pipe", "-n", "2"}, *command);
+    Cluster cluster(sandbox, "web", {"-n", "2"}, *command);
     REQUIRE(cluster.wait_ready(2));
     auto listening = events_of(cluster, "listening");
     REQUIRE(listening.size() == 2);
@@ -351,7 +351,7 @@ TEST_CASE("a TLS session that one worker began is resumed by the others") {
                      .identity = {},
                      .cwd = {}});
     REQUIRE(made.status == 0);
-    Cluster cluster(sandbox, "web", {"--ipc", "pipe", "-n", "2", "--policy", "round-robin"},
+    Cluster cluster(sandbox, "web", {"-n", "2", "--policy", "round-robin"},
                     {*node, fs::absolute("tests/node/tls.js"), key, certificate});
     REQUIRE(cluster.wait_ready(2));
     auto client = sandbox.run({.command = {*node, fs::absolute("tests/node/tls_client.js")},
@@ -377,7 +377,7 @@ TEST_CASE("a server that closes and listens again is steered again") {
     auto command = express_program("cluster.js");
     if (!command) return;
     Sandbox sandbox;
-    auto cluster = run_express(sandbox, {"--ipc", "pipe", "-n", "2", "--policy", "round-robin"}, *command);
+    auto cluster = run_express(sandbox, {"-n", "2", "--policy", "round-robin"}, *command);
     REQUIRE(cluster.wait_ready(2));
     auto pids = pids_of(cluster);
     REQUIRE(get("127.0.0.1", 8080, "/listen-again").ok());
@@ -393,7 +393,7 @@ TEST_CASE("a worker that disconnects exits with 0 and is replaced at once") {
     auto command = express_program("cluster.js");
     if (!command) return;
     Sandbox sandbox;
-    auto cluster = run_express(sandbox, {"--ipc", "pipe", "-n", "1"}, *command);
+    auto cluster = run_express(sandbox, {"-n", "1"}, *command);
     REQUIRE(cluster.wait_ready(1));
     REQUIRE(wait_until_established(cluster));
     int id = id_of(cluster, 0);
@@ -418,7 +418,7 @@ TEST_CASE("a Node worker that throws is replaced") {
     auto command = express_program("cluster.js");
     if (!command) return;
     Sandbox sandbox;
-    auto cluster = run_express(sandbox, {"--ipc", "pipe", "-n", "1"}, *command);
+    auto cluster = run_express(sandbox, {"-n", "1"}, *command);
     REQUIRE(cluster.wait_ready(1));
     REQUIRE(wait_until_established(cluster));
     int id = id_of(cluster, 0);
@@ -437,7 +437,7 @@ TEST_CASE("a restart of Node workers under load loses no connection") {
     auto command = express_program("hello.js");
     if (!command) return;
     Sandbox sandbox;
-    auto cluster = run_express(sandbox, {"--ipc", "pipe", "-n", "2"}, *command);
+    auto cluster = run_express(sandbox, {"-n", "2"}, *command);
     REQUIRE(cluster.wait_ready(2));
     auto before = pids_of(cluster);
     Load load("127.0.0.1", 8080, 300);
@@ -457,7 +457,7 @@ TEST_CASE("Node workers live on without their master until drover stop") {
     auto command = express_program("cluster.js");
     if (!command) return;
     Sandbox sandbox;
-    auto cluster = run_express(sandbox, {"--ipc", "pipe", "-n", "2", "--policy", "round-robin"}, *command);
+    auto cluster = run_express(sandbox, {"-n", "2", "--policy", "round-robin"}, *command);
     REQUIRE(cluster.wait_ready(2));
     auto pids = pids_of(cluster);
     cluster.master().send(SIGKILL);

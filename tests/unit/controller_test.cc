@@ -260,7 +260,9 @@ TEST_CASE("a controller that lived long enough is started again soon") {
     CHECK(f.told[2].find("in 0.04 s") != std::string::npos);
     auto enough = std::chrono::steady_clock::now() + f.setup.last_delay;
     f.until([&] { return std::chrono::steady_clock::now() > enough; });
-    ::kill(f.controller->pid(), SIGKILL);
+    int pid = f.controller->pid();
+    REQUIRE(pid > 0);
+    ::kill(pid, SIGKILL);
     REQUIRE(f.until([&] { return f.told.size() == 4; }));
     CHECK(f.told[3] == "the controller was ended by signal 9; it is started again in 0.01 s");
 }

@@ -40,23 +40,23 @@ Json to_json(const Exit& exit) {
 
 Json to_json(const WorkerStatus& worker) {
     Json out = {{"id", worker.id},
-            {"instance", worker.instance},
-            {"slot", or_null(worker.slot)},
-            {"generation", worker.generation},
-            {"pid", or_null(worker.pid)},
-            {"state", name_of(worker.state)},
-            {"flags", worker.flags},
-            {"reason", or_null(worker.reason)},
-            {"retry_at", or_null(worker.retry_at)},
-            {"started_at", or_null(worker.started_at)},
-            {"restarts_total", worker.restarts_total},
-            {"live", worker.live},
-            {"queued", worker.queued},
-            {"accepted_total", worker.accepted_total},
-            {"weight", worker.weight},
-            {"cpu_ms_total", worker.cpu_ms_total},
-            {"memory_bytes", worker.memory_bytes},
-            {"last_exit", worker.last_exit ? to_json(*worker.last_exit) : Json(nullptr)}};
+                {"instance", worker.instance},
+                {"slot", or_null(worker.slot)},
+                {"generation", worker.generation},
+                {"pid", or_null(worker.pid)},
+                {"state", name_of(worker.state)},
+                {"flags", worker.flags},
+                {"reason", or_null(worker.reason)},
+                {"retry_at", or_null(worker.retry_at)},
+                {"started_at", or_null(worker.started_at)},
+                {"restarts_total", worker.restarts_total},
+                {"live", worker.live},
+                {"queued", worker.queued},
+                {"accepted_total", worker.accepted_total},
+                {"weight", worker.weight},
+                {"cpu_ms_total", worker.cpu_ms_total},
+                {"memory_bytes", worker.memory_bytes},
+                {"last_exit", worker.last_exit ? to_json(*worker.last_exit) : Json(nullptr)}};
     if (worker.status) out["status"] = *worker.status;  // only of a worker that has said it
     return out;
 }

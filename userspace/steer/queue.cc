@@ -65,8 +65,9 @@ Result<Fd> make_socket(const SocketRequest& request) {
     while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
     }
     if (report.socket < 0)
-        return fail_errno(report.error,
-                          fmt::format("{} {}", request.backlog < 0 ? "bind" : "listen on", request.at.text()));
+        return fail_errno(
+            report.error,
+            fmt::format("{} {}", request.backlog < 0 ? "bind" : "listen on", request.at.text()));
     return Fd(report.socket);
 }
 

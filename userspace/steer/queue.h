@@ -20,14 +20,14 @@ struct SocketRequest {
     Endpoint at;
     bool v6only = false;  // IPv6 only; part of the group's identity, as is the uid
     uid_t uid = 0;
-    int backlog = 0;        // of listen(); -1: bound alone
+    int backlog = 0;          // of listen(); -1: bound alone
     sys::CgroupEntry cgroup;  // lent; the socket gets this cgroup's tag
 };
 
 // Makes a socket in the group of the workers' sockets. It is born in the cgroup of its owner (the
-// keeper, or a worker that will be given it): bind hook, listen callback and counts then treat it as
-// any worker's own.
-// Error number EADDRINUSE: a socket that does not share (or has another uid) has the port.
+// keeper, or a worker that will be given it): bind hook, listen callback and counts then treat it
+// as any worker's own. Error number EADDRINUSE: a socket that does not share (or has another uid)
+// has the port.
 Result<Fd> make_socket(const SocketRequest& request);
 
 // Moves every connection that waits in the listener's queue to the listeners that the steering

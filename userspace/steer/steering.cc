@@ -142,20 +142,19 @@ Result<Fd> Steering::make_worker_socket(uint32_t worker, const Endpoint& at, boo
     auto found = members_.find(worker);
     if (found == members_.end()) return fail("no-such-worker", fmt::format("no worker {}", worker));
     if (!own_port(worker, at)) return fail_errno(EADDRINUSE, fmt::format("bind {}", at.text()));
-    return make_socket({at, v6only, options_.uid, backlog,
-                        {found->second.cgroup.fd(), options_.enter_late}});
+    return make_socket(
+        {at, v6only, options_.uid, backlog, {found->second.cgroup.fd(), options_.enter_late}});
 }
 
 Result<int> Steering::free_port(const Endpoint& at, bool v6only) {
-    auto socket = make_socket(
-        {at, v6only, options_.uid, -1, {keeper_cgroup_.fd(), options_.enter_late}});
+    auto socket =
+        make_socket({at, v6only, options_.uid, -1, {keeper_cgroup_.fd(), options_.enter_late}});
     if (!socket) return tl::unexpected(socket.error());
     sockaddr_storage address{};
     socklen_t length = sizeof(address);
     ::getsockname(socket->get(), reinterpret_cast<sockaddr*>(&address), &length);
-    return ntohs(address.ss_family == AF_INET6
-                     ? reinterpret_cast<sockaddr_in6&>(address).sin6_port
-                     : reinterpret_cast<sockaddr_in&>(address).sin_port);
+    return ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(address).sin6_port
+                                               : reinterpret_cast<sockaddr_in&>(address).sin_port);
 }
 
 void Steering::deactivate(uint32_t worker) {
@@ -336,6 +335,9 @@ void Steering::adopt(uint32_t worker, uint64_t cookie, const Listener& listener)
 // --port named another address than the workers chose. The more specific of the two would win, and
 // its keeper would hold connections for which nobody comes.
 void Steering::drop_unused_groups(const Endpoint& chosen) {
+    // Where the chosen one was named too, several were meant.
+    for (const NamedPort& port : options_.ports)
+        if (port.number == chosen.port() && port.address == chosen.address()) return;
     for (auto entry = groups_.begin(); entry != groups_.end();) {
         Group& group = entry->second;
         if (group.was_listened || group.endpoint == chosen ||

@@ -104,9 +104,9 @@ class Steering {
     // worker's: none live or queued, and every handshake that was under way is done or gone.
     [[nodiscard]] bool is_drained(uint32_t worker);
 
-    // A TCP socket that is the worker's as if it had made it itself: bound, or with a backlog of 0 or
-    // more listening. For workers that are given their sockets. Error number EADDRINUSE: the port is
-    // taken; where by somebody else's listener, the observer is told of the conflict first.
+    // A TCP socket that is the worker's as if it had made it itself: bound, or with a backlog of 0
+    // or more listening. For workers that are given their sockets. Error number EADDRINUSE: the
+    // port is taken; where by somebody else's listener, the observer is told of the conflict first.
     Result<Fd> make_worker_socket(uint32_t worker, const Endpoint& at, bool v6only, int backlog);
     // A port that is free at that address now.
     Result<int> free_port(const Endpoint& at, bool v6only);

@@ -172,6 +172,18 @@ void ClusterEffects::close(std::function<void()> done) {
     });
 }
 
+worker::SpawnRequest ClusterEffects::helper_request() const {
+    std::vector<std::string> extra = file_environment_;
+    extra.insert(extra.end(), config_.env.begin(), config_.env.end());
+    extra.push_back(fmt::format("DROVER_NAME={}", config_.name));
+    worker::SpawnRequest request;
+    request.environment = worker::worker_environment(own_environment(), identity_, extra);
+    request.cwd = config_.cwd;
+    request.identity = identity_;
+    request.cgroup.late = enter_late_;
+    return request;
+}
+
 Result<worker::SpawnRequest> ClusterEffects::request_for(WorkerId id, int instance, int generation,
                                                          int workers) {
     std::vector<std::string> extra = file_environment_;
@@ -242,7 +254,10 @@ Result<Spawned> ClusterEffects::spawn(WorkerId id, int instance, int generation,
     std::vector<Fd> sockets;
     if (auto added = add_listen_sockets(id, *request, sockets); !added) return undo(added.error());
     Ipc kind = config_.ipc;
-    if (kind == Ipc::automatic) kind = worker::is_node(*request) ? Ipc::node : Ipc::pipe;
+    // With passed sockets a Node program listens on an fd; as a cluster worker it would ask its
+    // primary for that fd, whose files are not the worker's.
+    if (kind == Ipc::automatic)
+        kind = config_.listen.empty() && worker::is_node(*request) ? Ipc::node : Ipc::pipe;
     int first = worker::kFirstListenFd + static_cast<int>(sockets.size());
     auto channel = channels_->open(id, kind, instance, workers, first);
     if (!channel) return undo(channel.error());

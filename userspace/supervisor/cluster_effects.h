@@ -39,6 +39,10 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
         channels_->set_observer(observer);
     }
 
+    // What another program of the user's is started with: environment, folder, identity, and how to
+    // enter a cgroup.
+    [[nodiscard]] worker::SpawnRequest helper_request() const;
+
     // Takes everything down: the logger has read all, then steering, pins and cgroups are removed.
     // `done` is called at the end.
     void close(std::function<void()> done);

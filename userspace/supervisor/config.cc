@@ -215,6 +215,8 @@ const std::vector<Option>& option_table() {
          false, into(&Config::drain_timeout, parse_duration)},
         {"stop-signal", 0, "SIGNAL", "TERM", "signal that ends a drained worker", false,
          into(&Config::stop_signal, parse_signal)},
+        {"controller", 0, "COMMAND", "", "a program that gets events and gives requests", false,
+         into(&Config::controller, parse_text)},
         {"stop-timeout", 0, "DURATION", "10s", "time from that signal to the kill", false,
          into(&Config::stop_timeout, parse_duration)},
     };

@@ -61,6 +61,7 @@ struct Config {
     Duration drain_timeout{10'000};
     int stop_signal = 15;
     Duration stop_timeout{10'000};
+    std::string controller;            // a program that steers the cluster, for /bin/sh -c
     std::vector<std::string> command;  // program and arguments
     bool operator==(const Config&) const = default;
 };

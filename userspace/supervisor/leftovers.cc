@@ -86,8 +86,8 @@ Leftovers find_leftovers(const Paths& paths, const std::string& cluster) {
     if (auto cgroup = Cgroup::open(paths.cgroup(cluster)))
         for (const std::string& name : cgroup->children()) {
             auto child = Cgroup::open(cgroup->path() + "/" + name);
-            // The logger ends by itself when the workers have.
-            if (!child || name == "logger") continue;
+            // These serve nobody: the logger ends when the workers have, the controller is killed.
+            if (!child || name == "logger" || name == "controller") continue;
             for (int pid : child->pids()) found.pids.push_back(pid);
         }
     std::error_code ignored;

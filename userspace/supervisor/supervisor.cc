@@ -14,12 +14,19 @@ namespace drover::supervisor {
 namespace {
 
 constexpr size_t kRecentEvents = 1000;
+constexpr size_t kRecentBytes = 2 << 20;             // of messages among them
 constexpr std::chrono::milliseconds kDrainLook{20};  // between two looks at draining workers
 
 using std::chrono::duration_cast;
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 using std::chrono::system_clock;
+
+// What an event may hold that is not small.
+size_t size_of(const Event& event) {
+    const auto* message = std::get_if<MessageData>(&event.data);
+    return message != nullptr ? message->data.size() : 0;
+}
 
 }  // namespace
 
@@ -463,7 +470,11 @@ void Supervisor::tell(EventKind kind, const Worker* worker, EventData data) {
                                  worker->pid.value_or(0), worker->generation};
     event.data = std::move(data);
     recent_.push_back(event);
-    if (recent_.size() > kRecentEvents) recent_.pop_front();
+    recent_bytes_ += size_of(event);
+    while (recent_.size() > kRecentEvents || (recent_bytes_ > kRecentBytes && recent_.size() > 1)) {
+        recent_bytes_ -= size_of(recent_.front());
+        recent_.pop_front();
+    }
     observer_.on_event(event);
 }
 

@@ -49,7 +49,8 @@ class Supervisor : public WorkerObserver {
 
     // Nouns.
     [[nodiscard]] Status status() const;
-    [[nodiscard]] const std::deque<Event>& recent_events() const;  // the last 1,000
+    // The last 1,000; fewer where messages among them hold more than 2 MiB.
+    [[nodiscard]] const std::deque<Event>& recent_events() const;
 
     // Verbs. `worker` empty: all of the cluster. Error codes: no-such-worker, bad-state, bad-value.
     void stop(std::optional<WorkerId> worker, Done done);     // drain, then end; done when gone
@@ -149,6 +150,7 @@ class Supervisor : public WorkerObserver {
     std::deque<int> restart_queue_;  // instances that wait for their turn of `restart`
     std::optional<int> restarting_;
     std::deque<Event> recent_;
+    size_t recent_bytes_ = 0;
     std::vector<Pending> pending_;
     uint64_t last_seq_ = 0;
     WorkerId last_id_ = 0;

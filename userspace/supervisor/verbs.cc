@@ -185,15 +185,20 @@ void Supervisor::signal(std::optional<WorkerId> target, int number, Done done) {
     done({});
 }
 
+// Whom it does not reach is said; the others get it all the same.
 void Supervisor::send(std::optional<WorkerId> target, const std::string& data, Done done) {
     if (target && find(*target) == nullptr) return done(no_such_worker(*target));
+    Error failed;
     for (const auto& [id, worker] : workers_) {
         if (target ? id != *target : !worker.pid) continue;
-        if (auto sent = effects_.send(id, data, 0); !sent)
-            return done(
-                fail(sent.error().code, fmt::format("worker {}: {}", id, sent.error().text)));
+        auto sent = effects_.send(id, data, 0);
+        if (sent) continue;
+        failed.code = sent.error().code;
+        failed.text +=
+            fmt::format("{}worker {}: {}", failed.text.empty() ? "" : "; ", id, sent.error().text);
     }
-    done({});
+    if (failed.text.empty()) return done({});
+    done(tl::unexpected(failed));
 }
 
 void Supervisor::policy(Policy policy, Done done) {
