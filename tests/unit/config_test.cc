@@ -17,13 +17,13 @@ namespace {
 
 // A good value of every option, other than its default.
 const std::map<std::string_view, std::string> kGoodValues = {
-    {"name", "web"},          {"workers", "4"},        {"port", "80"},
-    {"policy", "hash"},       {"user", "nobody"},      {"group", "nogroup"},
-    {"cwd", "/srv"},          {"env", "A=1"},          {"env-file", "/etc/web.env"},
-    {"umask", "027"},         {"nofile", "65536"},     {"backlog", "511"},
-    {"ready", "exec"},        {"ready-timeout", "5s"}, {"restart", "never"},
-    {"max-restarts", "3/1m"}, {"drain-timeout", "1m"}, {"stop-signal", "QUIT"},
-    {"stop-timeout", "2s"},   {"ipc", "node"},         {"listen", "tcp://127.0.0.1:80"},
+    {"name", "web"},           {"workers", "4"},        {"port", "80"},
+    {"policy", "hash"},        {"user", "nobody"},      {"group", "nogroup"},
+    {"cwd", "/srv"},           {"env", "A=1"},          {"env-file", "/etc/web.env"},
+    {"umask", "027"},          {"nofile", "65536"},     {"backlog", "511"},
+    {"ready", "exec"},         {"ready-timeout", "5s"}, {"restart", "never"},
+    {"max-restarts", "3/1m"},  {"drain-timeout", "1m"}, {"stop-signal", "QUIT"},
+    {"stop-timeout", "2s"},    {"ipc", "node"},         {"listen", "tcp://127.0.0.1:80"},
     {"controller", "./scale"},
 };
 
