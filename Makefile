@@ -198,6 +198,11 @@ $(BUILD)/servers/%: tests/servers/%.cc include/drover/worker.hpp $(BUILD)/flags 
 FUZZ_FLAGS := -std=c++20 -O1 -g $(WARNINGS) -fsanitize=fuzzer,address,undefined \
               -fno-sanitize-recover=all
 
+# What a target needs beside userspace/*/NAME.cc.
+FUZZ_WITH_control := $(addprefix userspace/,admin/schema.cc supervisor/types.cc \
+    supervisor/config.cc supervisor/config_parse.cc supervisor/config_name.cc base/nearest.cc \
+    base/cgroup.cc)
+
 $(BUILD)/fuzz/%: tests/fuzz/%_fuzz.cc $(BUILD)/flags | $(BUILD)/deps.ok
 	$(call say,FUZZCXX,$@)
 	@mkdir -p $(@D)

@@ -129,9 +129,9 @@ Json data_of(const MessageData& data) {
     Json to = data.to.kind == Kind::worker ? Json(data.to.worker)
               : data.to.kind == Kind::all  ? Json("all")
                                            : Json("master");
-    return {{"from", from},
-            {"to", to},
-            {"data", Json::parse(data.data, nullptr, /*allow_exceptions=*/false)}};
+    // What the JSON library cannot hold (a number like 1e999) is shown as null.
+    Json value = Json::parse(data.data, nullptr, /*allow_exceptions=*/false);
+    return {{"from", from}, {"to", to}, {"data", value.is_discarded() ? Json(nullptr) : value}};
 }
 
 // Whether arrays and objects lie in each other deeper than allowed. Looked at before the parser is
