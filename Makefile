@@ -82,6 +82,9 @@ help:  ## this list
 unit-test: $(BUILD)/unit-tests  ## build and run the unit tests
 	$(Q)$(BUILD)/unit-tests
 
+.PHONY: unit-objects
+unit-objects: $(UNIT_OBJECTS)
+
 .PHONY: build-tests
 build-tests: all $(BUILD)/unit-tests $(BUILD)/system-tests  ## build all tests, run none
 
