@@ -51,7 +51,7 @@ BENCHES        := $(BENCH_SOURCES:tests/bench/%.cc=$(BUILD)/bench/%)
 FUZZERS        := $(FUZZ_SOURCES:tests/fuzz/%_fuzz.cc=$(BUILD)/fuzz/%)
 SKELETON       := $(BUILD)/bpf/drover.skel.h
 
-PACKAGES := libbpf libelf zlib libsystemd fmt libcap-ng
+PACKAGES := libbpf libelf zlib libsystemd fmt
 
 # --- Flags --------------------------------------------------------------------------------------
 
