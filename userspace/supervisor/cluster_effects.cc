@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 
@@ -288,8 +289,12 @@ void ClusterEffects::on_exec_status(WorkerId id) {
     auto found = processes_.find(id);
     if (found == processes_.end()) return;
     Process& process = found->second;
-    process.on_exec_status.reset();
     if (!process.exec_status.is_open()) return;
+    // A socket of --listen listens before the program runs: then there is nothing to read yet, and
+    // reading would wait for the exec.
+    pollfd status{process.exec_status.get(), POLLIN, 0};
+    if (::poll(&status, 1, 0) == 0) return;
+    process.on_exec_status.reset();
     auto failure = worker::read_exec_failure(process.exec_status.get(), process.request);
     process.exec_status.reset();
     if (failure) return observer_->on_exec_failed(id, *failure);
