@@ -16,8 +16,6 @@
 #include "base/sys.h"
 #include "worker/node_command.h"
 
-extern char** environ;
-
 namespace drover::supervisor {
 
 namespace {
@@ -64,12 +62,6 @@ uint64_t raise_fd_limit() {
     rlimit raised{limit.rlim_max, limit.rlim_max};
     (void)::setrlimit(RLIMIT_NOFILE, &raised);
     return limit.rlim_cur;
-}
-
-std::vector<std::string> own_environment() {
-    std::vector<std::string> all;
-    for (char** entry = environ; *entry != nullptr; entry++) all.emplace_back(*entry);
-    return all;
 }
 
 }  // namespace
@@ -178,7 +170,7 @@ worker::SpawnRequest ClusterEffects::helper_request() const {
     extra.insert(extra.end(), config_.env.begin(), config_.env.end());
     extra.push_back(fmt::format("DROVER_NAME={}", config_.name));
     worker::SpawnRequest request;
-    request.environment = worker::worker_environment(own_environment(), identity_, extra);
+    request.environment = worker::worker_environment(worker::own_environment(), identity_, extra);
     request.cwd = config_.cwd;
     request.identity = identity_;
     request.cgroup.late = enter_late_;
@@ -200,7 +192,7 @@ Result<worker::SpawnRequest> ClusterEffects::request_for(WorkerId id, int instan
 
     worker::SpawnRequest request;
     request.command = config_.command;
-    request.environment = worker::worker_environment(own_environment(), identity_, extra);
+    request.environment = worker::worker_environment(worker::own_environment(), identity_, extra);
     request.cwd = config_.cwd;
     request.identity = identity_;
     request.umask = config_.umask;

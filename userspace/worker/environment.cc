@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <grp.h>
 #include <pwd.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
@@ -144,6 +145,13 @@ std::vector<std::string> worker_environment(const std::vector<std::string>& inhe
     if (identity && !identity->shell.empty()) variables.set("SHELL", identity->shell);
     for (const auto& assignment : extra) variables.set(assignment);
     return variables.take();
+}
+
+std::vector<std::string> own_environment() {
+    std::vector<std::string> environment;
+    for (char** variable = ::environ; variable != nullptr && *variable != nullptr; ++variable)
+        environment.emplace_back(*variable);
+    return environment;
 }
 
 }  // namespace drover::worker

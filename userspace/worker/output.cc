@@ -38,13 +38,6 @@ struct ReadEnd {
     bool is_leaving = false;  // the worker is gone: forget it once it is sent
 };
 
-std::vector<std::string> own_environment() {
-    std::vector<std::string> environment;
-    for (char** variable = ::environ; variable != nullptr && *variable != nullptr; ++variable)
-        environment.emplace_back(*variable);
-    return environment;
-}
-
 // -1 where the master was started with this one closed.
 int if_open(int fd) {
     return ::fcntl(fd, F_GETFD) >= 0 ? fd : -1;

@@ -81,6 +81,9 @@ struct Ended {
 };
 std::optional<Ended> reap(int pidfd);
 
+// The environment of this process, NAME=VALUE.
+std::vector<std::string> own_environment();
+
 // The environment of a worker: the master's less SUDO_*, LISTEN_*, NOTIFY_SOCKET, NODE_CHANNEL_*,
 // NODE_UNIQUE_ID and DROVER_*; then HOME, USER, LOGNAME, SHELL of the identity; then `extra`
 // (NAME=VALUE: --env-file, --env and drover's own, later ones win). Pure.
