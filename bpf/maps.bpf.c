@@ -6,7 +6,7 @@
 
 const volatile struct drover_config config SEC(".rodata") = {};
 
-__u32 policy SEC(".data.policy") = DROVER_POLICY_LEAST_CONN;
+struct drover_control control SEC(".data.control") = {.policy = DROVER_POLICY_LEAST_CONN};
 struct drover_group groups[DROVER_MAX_GROUPS] SEC(".data.groups") = {};
 struct drover_slot slots[DROVER_MAX_SLOTS] SEC(".data.slots") = {};
 struct drover_totals totals SEC(".data.totals") = {};

@@ -20,8 +20,8 @@ extern const volatile struct drover_config config SEC(".rodata");
 
 /* Run-time state. */
 
-/* The policy in force: written by the master, read by steer. */
-extern __u32 policy SEC(".data.policy");
+/* Written by the master, read by steer. */
+extern struct drover_control control SEC(".data.control");
 /* Per group: active sets by the master, read by steer; the turn counter by steer. */
 extern struct drover_group groups[DROVER_MAX_GROUPS] SEC(".data.groups");
 /* Per slot: the owner by the master; the counts by account and steer. */
@@ -101,6 +101,16 @@ struct {
     __type(key, __u64);
     __type(value, struct drover_tag);
 } moved __weak SEC(".maps");
+
+/* Both ends of a connection → the slot that must get it: probes of one worker through the shared
+ * port. Entered by the master before it connects and removed when it is done; read by steer. */
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, DROVER_MAX_PINS);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct drover_pin_key);
+    __type(value, __u32);
+} pins __weak SEC(".maps");
 
 /* Index group * DROVER_REASON_COUNT + reason → count. Added to by steer, read by the master. Per
  * CPU, so that counting does not bounce a cache line between CPUs. */

@@ -2,7 +2,7 @@
 /*
  * START HERE for the data path: which worker gets this connection?
  *
- *     group → active set → policy → deliver
+ *     group → pinned? → active set → policy → deliver
  *
  * The kernel runs steer() for each SYN that reaches a port of the cluster (and for SYN cookies' last
  * ACKs, for late packets that belong to no connection, and for waiting connections whose listener
@@ -24,6 +24,8 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 /* States of a socket, as the kernel numbers them. */
 #define STATE_ESTABLISHED 1
 #define STATE_CLOSE_WAIT 8
+
+#define ETH_P_IP 0x0800
 
 /* Other active slots that are tried when the policy's choice has just closed. Enough that a reload
  * or crash of a few workers at once finds a living one; beyond it the keeper holds the connection. */
@@ -95,7 +97,7 @@ __noinline __u32 pick(__u32 group, __u32 half, __u32 hash, __u32 random, __u64 t
 
     if (view.count == 0)
         return 0;
-    switch (policy) {
+    switch (control.policy) {
     case DROVER_POLICY_HASH:
         return policy_hash(&view);
     case DROVER_POLICY_ROUND_ROBIN:
@@ -122,7 +124,7 @@ static __always_inline int choose(__u32 index, struct sk_reuseport_md *ctx, int 
     __u32 random = bpf_get_prandom_u32();
     __u64 turn = 0;
 
-    if (is_new && policy == DROVER_POLICY_ROUND_ROBIN)
+    if (is_new && control.policy == DROVER_POLICY_ROUND_ROBIN)
         turn = __sync_fetch_and_add(&group->turn, 1);
 
     for (int try = 0; try < REREAD_TRIES; try++) {
@@ -183,6 +185,42 @@ static __always_inline void move_count(struct bpf_sock *listener, struct bpf_soc
     __sync_fetch_and_add(&target->moved_in_total, 1);
 }
 
+/* Looks whether the packet belongs to a connection that the master pinned to a slot. Returns 0, or
+ * -1. Packets other than the SYN are looked up too: the last ACK of a SYN cookie comes here. */
+static __always_inline int find_pin(struct sk_reuseport_md *ctx, __u32 *slot)
+{
+    struct drover_pin_key key = {};
+    __be16 ports[2];
+    __u32 *pinned;
+    long failed;
+
+    if (!control.pins)
+        return -1;
+    if (ctx->eth_protocol == bpf_htons(ETH_P_IP)) {
+        __u32 addresses[2];
+
+        failed = bpf_skb_load_bytes_relative(ctx, 12, addresses, sizeof(addresses),
+                                             BPF_HDR_START_NET);
+        key.client[0] = addresses[0];
+        key.server[0] = addresses[1];
+        key.family = DROVER_AF_INET;
+    } else {
+        /* Source and destination stand one after the other, as in the key. */
+        failed = bpf_skb_load_bytes_relative(ctx, 8, key.client, 2 * sizeof(key.client),
+                                             BPF_HDR_START_NET);
+        key.family = DROVER_AF_INET6;
+    }
+    if (failed || bpf_skb_load_bytes(ctx, 0, ports, sizeof(ports)))
+        return -1;
+    key.client_port = bpf_ntohs(ports[0]);
+    key.server_port = bpf_ntohs(ports[1]);
+    pinned = bpf_map_lookup_elem(&pins, &key);
+    if (!pinned)
+        return -1;
+    *slot = *pinned;
+    return 0;
+}
+
 /* The one place that selects a socket and counts. Tries the policy's choice, then the other active
  * slots, then the keeper; refuses only when none of them is there. */
 static __always_inline int deliver(struct sk_reuseport_md *ctx, struct bpf_sock *migrating)
@@ -193,6 +231,11 @@ static __always_inline int deliver(struct sk_reuseport_md *ctx, struct bpf_sock 
 
     if (find_group(ctx, &group))
         return SK_DROP; /* attached to a group that the cluster gave up: nobody listens there */
+    if (!migrating && !find_pin(ctx, &slot)) {
+        /* Whether this one worker answers is the question: no other may take the connection. */
+        count_decision(group, DROVER_PINNED);
+        return select_slot(ctx, group, slot) ? SK_DROP : SK_PASS;
+    }
     is_new = migrating || is_syn(ctx);
     reason = migrating ? DROVER_MOVED : is_new ? DROVER_PICKED : DROVER_STRAY;
 

@@ -23,6 +23,9 @@
 #define DROVER_MAX_GROUPS 32u
 #define DROVER_MAX_PORTS 64u
 
+/* Connections that are pinned to a worker at one time: a probe of each worker. */
+#define DROVER_MAX_PINS 512u
+
 /* Index of a listener in the `listeners` map. */
 #define DROVER_LISTENER_INDEX(group, slot) ((group) * DROVER_MAX_SLOTS + (slot))
 
@@ -46,6 +49,7 @@ enum drover_reason {
     DROVER_DROPPED = 3,  /* nobody could take it: refused */
     DROVER_MOVED = 4,    /* a waiting connection went over to another listener */
     DROVER_STRAY = 5,    /* not a SYN: the last ACK of a SYN cookie, or a packet that came late */
+    DROVER_PINNED = 6,   /* a probe went to the worker that it was meant for, or nowhere */
     DROVER_REASON_COUNT
 };
 
@@ -103,6 +107,24 @@ struct drover_config {
     __u32 named_ports_only; /* 1: only ports with DROVER_PORT_NAMED are shared (--port was given) */
 };
 
+/* What the master sets while the programs run. */
+struct drover_control {
+    __u32 policy; /* enum drover_policy */
+    __u32 pins;   /* entries in `pins`; while it is 0 no connection is looked up there */
+    __u32 reserved[14];
+};
+
+/* Both ends of a connection as its packets name them: addresses in network order, an IPv4 one in
+ * word 0 and the rest 0; ports in host order; the family is the packets' own, also where an IPv6
+ * socket listens for both. */
+struct drover_pin_key {
+    __u32 client[4];
+    __u32 server[4];
+    __u16 client_port;
+    __u16 server_port;
+    __u32 family;
+};
+
 struct drover_totals {
     __u64 events_lost_total; /* events that found the ring full */
     __u64 moves_total;       /* waiting connections that were moved */
@@ -153,6 +175,8 @@ DROVER_ASSERT_SIZE(struct drover_active_set, 8 + 2 * DROVER_MAX_SLOTS);
 DROVER_ASSERT_SIZE(struct drover_group, 128 + 2 * (8 + 2 * DROVER_MAX_SLOTS));
 DROVER_ASSERT_SIZE(struct drover_slot, 64);
 DROVER_ASSERT_SIZE(struct drover_tag, 8);
+DROVER_ASSERT_SIZE(struct drover_control, 64);
+DROVER_ASSERT_SIZE(struct drover_pin_key, 40);
 DROVER_ASSERT_SIZE(struct drover_totals, 16);
 DROVER_ASSERT_SIZE(struct drover_event, 64);
 

@@ -67,7 +67,8 @@ TEST_CASE("status --json has exactly the documented shape") {
                                       {"v6only", false},
                                       {"active", {0, 1}},
                                       {"parked", 0}});
-    CHECK(keys_of(status["decisions_total"]) == Keys{"picked", "fallback", "keeper", "dropped"});
+    CHECK(keys_of(status["decisions_total"]) ==
+          Keys{"picked", "fallback", "keeper", "dropped", "moved", "stray", "pinned"});
     for (const auto& worker : status["workers"]) {
         CHECK(keys_of(worker) == Keys{"id", "instance", "slot", "generation", "pid", "state",
                                       "flags", "reason", "retry_at", "started_at", "restarts_total",

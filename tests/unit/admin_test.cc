@@ -221,7 +221,7 @@ TEST_SUITE("admin") {
         waiting.retry_at = at(0);
         waiting.last_exit = Exit{1, std::nullopt, ExitReason::exec};
         status.workers = {worker, waiting};
-        status.decisions_total = {1, 2, 3, 4, 5, 6};
+        status.decisions_total = {1, 2, 3, 4, 5, 6, 7};
         status.corrections_total = 7;
         status.moved_total = 8;
 
@@ -240,7 +240,8 @@ TEST_SUITE("admin") {
               R"("retry_at":"1970-01-01T00:00:00.000Z","started_at":null,"restarts_total":0,)"
               R"("live":0,"queued":0,"accepted_total":0,"weight":1,"cpu_ms_total":0,)"
               R"("memory_bytes":0,"last_exit":{"code":1,"signal":null,"reason":"exec"}}],)"
-              R"("decisions_total":{"picked":1,"fallback":2,"keeper":3,"dropped":4},)"
+              R"("decisions_total":{"picked":1,"fallback":2,"keeper":3,"dropped":4,"moved":5,)"
+              R"("stray":6,"pinned":7},)"
               R"("corrections_total":7,"moved_total":8})");
     }
 

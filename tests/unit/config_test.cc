@@ -17,13 +17,28 @@ namespace {
 
 // A good value of every option, other than its default.
 const std::map<std::string_view, std::string> kGoodValues = {
-    {"name", "web"},           {"workers", "4"},        {"port", "80"},
-    {"policy", "hash"},        {"user", "nobody"},      {"group", "nogroup"},
-    {"cwd", "/srv"},           {"env", "A=1"},          {"env-file", "/etc/web.env"},
-    {"umask", "027"},          {"nofile", "65536"},     {"backlog", "511"},
-    {"ready", "exec"},         {"ready-timeout", "5s"}, {"restart", "never"},
-    {"max-restarts", "3/1m"},  {"drain-timeout", "1m"}, {"stop-signal", "QUIT"},
-    {"stop-timeout", "2s"},    {"ipc", "node"},         {"listen", "tcp://127.0.0.1:80"},
+    {"name", "web"},
+    {"workers", "4"},
+    {"port", "80"},
+    {"policy", "hash"},
+    {"user", "nobody"},
+    {"group", "nogroup"},
+    {"cwd", "/srv"},
+    {"env", "A=1"},
+    {"env-file", "/etc/web.env"},
+    {"umask", "027"},
+    {"nofile", "65536"},
+    {"backlog", "511"},
+    {"ready", "exec"},
+    {"ready-timeout", "5s"},
+    {"restart", "never"},
+    {"max-restarts", "3/1m"},
+    {"drain-timeout", "1m"},
+    {"stop-signal", "QUIT"},
+    {"stop-timeout", "2s"},
+    {"ipc", "node"},
+    {"listen", "tcp://127.0.0.1:80"},
+    {"watchdog", "20s"},
     {"controller", "./scale"},
 };
 
@@ -76,7 +91,7 @@ TEST_CASE("an option's error names the option, the value and what is allowed") {
     auto text = error_of("policy", "hsah");
     CHECK(mentions(text, "--policy"));
     CHECK(mentions(text, "hsah"));
-    CHECK(mentions(text, "hash, round-robin or least-conn"));
+    CHECK(mentions(text, "hash, round-robin, least-conn or shared"));
     CHECK(mentions(error_of("polcy", "hash"), "--polcy"));
 }
 
@@ -175,9 +190,41 @@ TEST_CASE("restart limits") {
 }
 
 TEST_CASE("policies have the names that they are read by") {
-    for (auto policy : {Policy::hash, Policy::round_robin, Policy::least_conn})
+    for (auto policy : {Policy::hash, Policy::round_robin, Policy::least_conn, Policy::shared})
         CHECK(parse_policy(name_of(policy)) == policy);
     CHECK(!parse_policy("least_conn").has_value());
+}
+
+TEST_CASE("ready: words, or the path that an HTTP request asks for") {
+    Config config;
+    CHECK(set_option(config, "ready", "http:/health?full=1").has_value());
+    CHECK(config.ready == Ready::http);
+    CHECK(config.ready_path == "/health?full=1");
+    CHECK(set_option(config, "ready", "tcp").has_value());
+    CHECK(config.ready == Ready::tcp);
+    CHECK(config.ready_path.empty());
+    for (const char* bad :
+         {"http", "http:", "http:health", "http:/a b", "http:/\n", "http:/\x7f", "udp"}) {
+        CAPTURE(bad);
+        auto refused = set_option(config, "ready", bad);
+        REQUIRE_FALSE(refused.has_value());
+        CHECK(mentions(refused.error().text, "http:/"));
+    }
+}
+
+TEST_CASE("the policy shared is for sockets that drover makes") {
+    auto completes = [](const std::vector<std::pair<const char*, const char*>>& options) {
+        Config config;
+        config.command = {"server"};
+        for (const auto& [name, value] : options)
+            REQUIRE(set_option(config, name, value).has_value());
+        auto completed = complete(config);
+        return completed ? "" : completed.error().text;
+    };
+    CHECK(completes({{"policy", "shared"}, {"listen", "tcp://0.0.0.0:80"}}).empty());
+    CHECK(completes({{"policy", "shared"}}).empty());  // it may be a Node program
+    CHECK(mentions(completes({{"policy", "shared"}, {"ipc", "pipe"}}), "--listen"));
+    CHECK(mentions(completes({{"policy", "shared"}, {"ready", "http:/"}}), "--ready"));
 }
 
 TEST_CASE("an environment file: comments, quotes, empty lines") {

@@ -21,9 +21,10 @@ constexpr State kStates[] = {State::starting, State::online,  State::listening, 
                              State::draining, State::stopped, State::backoff,   State::failed};
 constexpr State kAlive[] = {State::starting, State::online, State::listening, State::ready,
                             State::draining};
-constexpr Trigger kTriggers[] = {
-    exec_done, listens,    is_ready,  listens_no_more, ready_late,   drain,       end_now,
-    drained,   drain_late, stop_late, gone_replace,    gone_backoff, gone_failed, gone_stopped};
+constexpr Trigger kTriggers[] = {hangs,           exec_done,   listens,     is_ready,
+                                 listens_no_more, ready_late,  drain,       end_now,
+                                 drained,         drain_late,  stop_late,   gone_replace,
+                                 gone_backoff,    gone_failed, gone_stopped};
 constexpr Trigger kGone[] = {gone_replace, gone_backoff, gone_failed, gone_stopped};
 
 bool is_gone(Trigger trigger) {
@@ -188,7 +189,7 @@ TEST_CASE("lifecycle: the usual life") {
     CHECK(actions(State::starting, exec_done) == std::vector{tell_online});
     CHECK(actions(State::online, listens).empty());
     CHECK(actions(State::listening, is_ready) ==
-          std::vector{stop_ready_timer, activate, tell_ready});
+          std::vector{stop_ready_timer, start_watchdog, activate, tell_ready});
     CHECK(actions(State::ready, drain) == std::vector{deactivate, start_drain_timer});
     CHECK(actions(State::draining, drained) == std::vector{send_stop_signal});
     CHECK(actions(State::draining, gone_stopped) == std::vector{release});
@@ -220,9 +221,10 @@ TEST_CASE("lifecycle: what does not end in time is ended harder") {
     CHECK(actions(State::draining, stop_late) == std::vector{kill});
     CHECK(actions(State::ready, end_now) == std::vector{deactivate, send_stop_signal});
     CHECK(actions(State::draining, end_now) == std::vector{kill});
-    // Nobody is killed who was not asked to end before.
+    // Nobody is killed who was not asked to end before, or no longer answers.
     for (const RowKey& key : table_rows())
-        if (does(key.from, key.trigger, kill)) CHECK(key.from == State::draining);
+        if (does(key.from, key.trigger, kill))
+            CHECK((key.from == State::draining || key.trigger == hangs));
 }
 
 TEST_CASE("lifecycle: an instance that waits or has failed can be stopped, without a process") {

@@ -50,22 +50,23 @@ Json to_json(const WorkerStatus& worker) {
                 {"retry_at", or_null(worker.retry_at)},
                 {"started_at", or_null(worker.started_at)},
                 {"restarts_total", worker.restarts_total},
-                {"live", worker.live},
-                {"queued", worker.queued},
-                {"accepted_total", worker.accepted_total},
+                {"live", or_null(worker.live)},
+                {"queued", or_null(worker.queued)},
+                {"accepted_total", or_null(worker.accepted_total)},
                 {"weight", worker.weight},
                 {"cpu_ms_total", worker.cpu_ms_total},
                 {"memory_bytes", worker.memory_bytes},
                 {"last_exit", worker.last_exit ? to_json(*worker.last_exit) : Json(nullptr)}};
+    if (worker.load) out["load"] = *worker.load;
     if (worker.status) out["status"] = *worker.status;  // only of a worker that has said it
     return out;
 }
 
 Json to_json(const Decisions& decisions) {
-    return {{"picked", decisions.picked},
-            {"fallback", decisions.fallback},
-            {"keeper", decisions.keeper},
-            {"dropped", decisions.dropped}};
+    return {{"picked", decisions.picked}, {"fallback", decisions.fallback},
+            {"keeper", decisions.keeper}, {"dropped", decisions.dropped},
+            {"moved", decisions.moved},   {"stray", decisions.stray},
+            {"pinned", decisions.pinned}};
 }
 
 Json to_json(const WorkerRef& worker) {

@@ -138,8 +138,12 @@ const drover_totals& Programs::totals() const {
     return impl_->skeleton->data_totals->totals;
 }
 
+drover_control& Programs::control() {
+    return impl_->skeleton->data_control->control;
+}
+
 void Programs::set_policy(drover_policy policy) {
-    impl_->skeleton->data_policy->policy = policy;
+    control().policy = policy;
 }
 
 Result<void> Programs::attach_steering(int socket) {
@@ -242,6 +246,19 @@ std::vector<Programs::Moved> Programs::moved() const {
     return all;
 }
 
+Result<void> Programs::pin(const drover_pin_key& connection, uint32_t slot) {
+    int map = bpf_map__fd(impl_->skeleton->maps.pins);
+    if (bpf_map_update_elem(map, &connection, &slot, BPF_NOEXIST) != 0)
+        return fail_errno(errno, "pin a connection to a worker");
+    control().pins++;
+    return {};
+}
+
+void Programs::unpin(const drover_pin_key& connection) {
+    int map = bpf_map__fd(impl_->skeleton->maps.pins);
+    if (bpf_map_delete_elem(map, &connection) == 0) control().pins--;
+}
+
 int Programs::events_fd() const {
     return ring_buffer__epoll_fd(impl_->events.get());
 }
@@ -250,7 +267,7 @@ void Programs::consume_events() {
     ring_buffer__consume(impl_->events.get());
 }
 
-void Programs::unpin() {
+void Programs::detach() {
     (void)remove_pins(impl_->pin_folder);
 }
 

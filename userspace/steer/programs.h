@@ -29,7 +29,7 @@ class Programs {
     static Result<std::unique_ptr<Programs>> load(
         const Cgroup& cluster, const std::string& pin_folder, const drover_config& config,
         std::function<void(const drover_event&)> on_event);
-    ~Programs();  // leaves the pins; see unpin()
+    ~Programs();  // leaves the pinned links; see detach()
 
     // Memory shared with the programs.
     [[nodiscard]] std::span<drover_group, DROVER_MAX_GROUPS> groups();
@@ -59,14 +59,20 @@ class Programs {
     };
     [[nodiscard]] std::vector<Moved> moved() const;
 
+    // The connection with these ends goes to that slot, active or not, or is refused where the slot
+    // has no listener. Until unpin().
+    Result<void> pin(const drover_pin_key& connection, uint32_t slot);
+    void unpin(const drover_pin_key& connection);
+
     // Readable when the programs have reported something.
     [[nodiscard]] int events_fd() const;
     void consume_events();
 
-    // Detaches everything and removes the pins.
-    void unpin();
+    // Detaches everything: removes the links' and maps' pins.
+    void detach();
 
   private:
+    drover_control& control();
     struct Impl;
     explicit Programs(std::unique_ptr<Impl> impl);
     std::unique_ptr<Impl> impl_;

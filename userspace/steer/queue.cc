@@ -31,7 +31,8 @@ Report open_socket(const SocketRequest& request) {
     sockaddr_storage address{};
     socklen_t length = request.at.to_sockaddr(address);
     // Without SO_REUSEPORT it would be alone; with another uid, in another group.
-    bool ok = ::setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) == 0 &&
+    int reuseport = request.alone ? 0 : 1;
+    bool ok = ::setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &reuseport, sizeof(reuseport)) == 0 &&
               ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) == 0 &&
               (request.at.family() != AF_INET6 ||
                ::setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, sizeof(v6only)) == 0) &&

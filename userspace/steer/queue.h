@@ -21,7 +21,8 @@ struct SocketRequest {
     bool v6only = false;  // IPv6 only; part of the group's identity, as is the uid
     uid_t uid = 0;
     int backlog = 0;          // of listen(); -1: bound alone
-    sys::CgroupEntry cgroup;  // lent; the socket gets this cgroup's tag
+    sys::CgroupEntry cgroup;  // lent; the socket gets this cgroup's tag; none: our own cgroup
+    bool alone = false;       // in no group: without SO_REUSEPORT
 };
 
 // Makes a socket in the group of the workers' sockets. It is born in the cgroup of its owner (the

@@ -146,6 +146,13 @@ Result<Fd> Steering::make_worker_socket(uint32_t worker, const Endpoint& at, boo
         {at, v6only, options_.uid, backlog, {found->second.cgroup.fd(), options_.enter_late}});
 }
 
+Result<Fd> Steering::make_shared_socket(uint32_t worker, const Endpoint& at, bool v6only,
+                                        int backlog) {
+    if (at.port() != 0 && !own_port(worker, at))
+        return fail_errno(EADDRINUSE, fmt::format("bind {}", at.text()));
+    return make_socket({at, v6only, options_.uid, backlog, {}, /*alone=*/true});
+}
+
 Result<int> Steering::free_port(const Endpoint& at, bool v6only) {
     auto socket =
         make_socket({at, v6only, options_.uid, -1, {keeper_cgroup_.fd(), options_.enter_late}});
@@ -155,6 +162,23 @@ Result<int> Steering::free_port(const Endpoint& at, bool v6only) {
     ::getsockname(socket->get(), reinterpret_cast<sockaddr*>(&address), &length);
     return ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(address).sin6_port
                                                : reinterpret_cast<sockaddr_in&>(address).sin_port);
+}
+
+Result<PinnedConnection> Steering::connect_to(uint32_t worker, std::optional<int> port) {
+    auto found = members_.find(worker);
+    const Listener* chosen = nullptr;
+    if (found != members_.end())
+        for (const auto& [cookie, listener] : found->second.listeners) {
+            if (!listener.steered || !groups_.contains(listener.group)) continue;
+            if (port && listener.endpoint.port() != *port) continue;
+            if (chosen == nullptr || listener.endpoint.port() < chosen->endpoint.port())
+                chosen = &listener;
+        }
+    if (chosen == nullptr)
+        return fail("not-listening", fmt::format("worker {} does not listen{}", worker,
+                                                 port ? fmt::format(" on port {}", *port) : ""));
+    return PinnedConnection::open(*programs_, chosen->endpoint, groups_.at(chosen->group).v6only,
+                                  static_cast<uint32_t>(found->second.slot));
 }
 
 void Steering::deactivate(uint32_t worker) {
@@ -422,7 +446,7 @@ void Steering::close() {
     on_reconcile_.reset();
     on_move_parked_.reset();
     groups_.clear();
-    if (programs_) programs_->unpin();
+    if (programs_) programs_->detach();
     programs_.reset();
     ownership_.release();
     (void)keeper_cgroup_.remove();

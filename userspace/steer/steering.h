@@ -25,6 +25,7 @@
 #include "base/result.h"
 #include "steer/diag.h"
 #include "steer/endpoint.h"
+#include "steer/pinned.h"
 #include "steer/ports.h"
 #include "steer/programs.h"
 #include "steer/slots.h"
@@ -108,8 +109,15 @@ class Steering {
     // or more listening. For workers that are given their sockets. Error number EADDRINUSE: the
     // port is taken; where by somebody else's listener, the observer is told of the conflict first.
     Result<Fd> make_worker_socket(uint32_t worker, const Endpoint& at, bool v6only, int backlog);
+    // One TCP socket for all workers, which nobody steers: bound, or with a backlog of 0 or more
+    // listening. Errors as above.
+    Result<Fd> make_shared_socket(uint32_t worker, const Endpoint& at, bool v6only, int backlog);
     // A port that is free at that address now.
     Result<int> free_port(const Endpoint& at, bool v6only);
+
+    // A connection to that worker and no other, at the port, or where none is given at the lowest
+    // one that it listens on. Error "not-listening". Must end before this object.
+    Result<PinnedConnection> connect_to(uint32_t worker, std::optional<int> port);
 
     // From now on new connections are refused instead of parked when no worker is active: the
     // cluster ends.

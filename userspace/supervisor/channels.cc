@@ -60,6 +60,11 @@ void Channels::ask_to_finish(WorkerId id, std::chrono::milliseconds deadline) {
     if (channel != nullptr) (void)channel->disconnect(deadline);  // else the signal will tell it
 }
 
+bool Channels::is_node_connected(WorkerId id) const {
+    auto found = channels_.find(id);
+    return found != channels_.end() && found->second.node && !found->second.told_disconnect;
+}
+
 void Channels::on_channel_ready(uint64_t worker) {
     observer_->on_ready_message(worker);
 }
@@ -68,8 +73,9 @@ void Channels::on_channel_message(uint64_t worker, const std::string& data, work
     observer_->on_message(worker, data, to);
 }
 
-// Nobody asks for it yet: least-busy will.
-void Channels::on_channel_load(uint64_t, double) {}
+void Channels::on_channel_load(uint64_t worker, double value) {
+    observer_->on_load(worker, value);
+}
 
 void Channels::on_channel_disconnect(uint64_t worker) {
     tell_disconnect(worker);
@@ -88,8 +94,13 @@ void Channels::on_channel_closed(uint64_t worker) {
 // Steering tells of TCP; of the others nobody else does.
 void Channels::on_channel_listening(uint64_t worker, const worker::SocketQuery& where) {
     bool is_unix = where.address_type == -1;
-    if (!where.udp && !is_unix) return;
-    observer_->on_listening(worker, {is_unix ? "unix" : "udp", where.address, where.port}, false);
+    if (!where.udp && !is_unix && !tells_tcp_) return;
+    observer_->on_listening(worker,
+                            {is_unix     ? "unix"
+                             : where.udp ? "udp"
+                                         : "tcp",
+                             where.address, where.port},
+                            false);
 }
 
 void Channels::tell_disconnect(uint64_t worker) {

@@ -27,6 +27,9 @@ class Channels : private worker::ChannelObserver {
     // `sockets` must outlive the channels.
     Channels(EventLoop& loop, SharedSockets& sockets) : loop_(loop), sockets_(sockets) {}
 
+    // With the policy `shared` nobody else tells where a Node worker listens.
+    void tell_tcp() { tells_tcp_ = true; }
+
     // Who is told; set before the first open().
     void set_observer(WorkerObserver& observer) { observer_ = &observer; }
 
@@ -44,6 +47,8 @@ class Channels : private worker::ChannelObserver {
 
     Result<void> send(WorkerId id, const std::string& data, WorkerId from);
     void ask_to_finish(WorkerId id, std::chrono::milliseconds deadline);
+    // A Node worker that still has its end of the channel.
+    [[nodiscard]] bool is_node_connected(WorkerId id) const;
 
   private:
     struct Open {
@@ -72,6 +77,7 @@ class Channels : private worker::ChannelObserver {
     SharedSockets& sockets_;
     WorkerObserver* observer_ = nullptr;
     std::map<WorkerId, Open> channels_;
+    bool tells_tcp_ = false;
 };
 
 }  // namespace drover::supervisor

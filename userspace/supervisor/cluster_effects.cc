@@ -29,6 +29,7 @@ drover_policy abi_policy(Policy policy) {
         case Policy::round_robin:
             return DROVER_POLICY_ROUND_ROBIN;
         case Policy::least_conn:
+        case Policy::shared:  // what a worker binds by itself is steered all the same
             break;
     }
     return DROVER_POLICY_LEAST_CONN;
@@ -82,6 +83,15 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
     if (!environment) return tl::unexpected(environment.error());
     self->file_environment_ = std::move(*environment);
 
+    if (config.policy == Policy::shared && config.listen.empty() && config.ipc != Ipc::node) {
+        auto request = self->request_for(0, 0, 0, 0);
+        if (!request) return tl::unexpected(request.error());
+        if (!worker::is_node(*request))
+            return fail("usage",
+                        "--policy shared is one socket for all workers, which drover must make: "
+                        "give --listen tcp://ADDR:PORT too (the command is no Node program)");
+    }
+
     auto cluster = Cgroup::create_anew(paths.cgroup(config.name));
     if (!cluster) return tl::unexpected(cluster.error());
     self->cluster_ = std::move(*cluster);
@@ -95,7 +105,12 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
     options.cluster = config.name;
     options.policy = abi_policy(config.policy);
     for (const Port& port : config.ports) options.ports.push_back({port.number, port.address});
-    for (const Port& port : config.listen) options.ports.push_back({port.number, port.address});
+    // A common socket is in no group, so it can have no keeper, and needs none.
+    bool common = config.policy == Policy::shared;
+    for (const Port& port : config.listen)
+        options.ports.push_back({port.number, common ? "" : port.address});
+    if (common)
+        for (steer::NamedPort& port : options.ports) port.address.clear();
     options.uid = self->identity_ ? self->identity_->uid : 0;
     options.backlog = config.backlog;
     options.enter_late = self->enter_late_;
@@ -122,8 +137,14 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
     makers.free_port = [steering_of](const steer::Endpoint& at, bool v6only) {
         return steering_of->free_port(at, v6only);
     };
+    if (common)
+        makers.common = [steering_of](WorkerId id, const steer::Endpoint& at, bool v6only,
+                                      int backlog) {
+            return steering_of->make_shared_socket(static_cast<uint32_t>(id), at, v6only, backlog);
+        };
     self->sockets_ = std::make_unique<SharedSockets>(std::move(makers));
     self->channels_ = std::make_unique<Channels>(loop, *self->sockets_);
+    if (common) self->channels_->tell_tcp();
     if (auto opened = self->open_notify_socket(); !opened) {
         self->steering_->close();
         (void)self->cluster_.remove();
@@ -133,7 +154,7 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
 }
 
 Result<void> ClusterEffects::open_notify_socket() {
-    if (config_.ready != Ready::notify) return {};
+    if (config_.ready != Ready::notify && config_.watchdog.count() == 0) return {};
     auto address = worker::NotifySocket::make_address(config_.name);
     if (!address) return tl::unexpected(address.error());
     // ".../drover/web/w7" or a cgroup below it; what stands before differs with the namespace.
@@ -153,6 +174,7 @@ Result<void> ClusterEffects::open_notify_socket() {
 }
 
 void ClusterEffects::close(std::function<void()> done) {
+    for (auto& [id, process] : processes_) process.look.reset();  // before the maps are gone
     steering_->close();
     constexpr std::chrono::milliseconds kReadTheRest{2000};
     output_->finish(kReadTheRest, [this, done = std::move(done)] {
@@ -190,6 +212,11 @@ Result<worker::SpawnRequest> ClusterEffects::request_for(WorkerId id, int instan
 
     if (notify_) extra.push_back(fmt::format("NOTIFY_SOCKET={}", notify_->address()));
 
+    if (config_.watchdog.count() > 0)
+        extra.push_back(fmt::format(
+            "WATCHDOG_USEC={}",
+            std::chrono::duration_cast<std::chrono::microseconds>(config_.watchdog).count()));
+
     worker::SpawnRequest request;
     request.command = config_.command;
     request.environment = worker::worker_environment(worker::own_environment(), identity_, extra);
@@ -211,7 +238,9 @@ Result<void> ClusterEffects::add_listen_sockets(WorkerId id, worker::SpawnReques
         auto at = steer::Endpoint::parse(port.address, port.number);
         if (!at) return tl::unexpected(at.error());
         int backlog = config_.backlog > 0 ? config_.backlog : SOMAXCONN;
-        auto socket = steering_->make_worker_socket(static_cast<uint32_t>(id), *at, false, backlog);
+        auto socket = is_common() ? sockets_->listening(id, *at, backlog)
+                                  : steering_->make_worker_socket(static_cast<uint32_t>(id), *at,
+                                                                  false, backlog);
         if (!socket) return tl::unexpected(socket.error());
         // As systemd gives them: a program that knows nothing of nonblocking sockets must do.
         ::fcntl(socket->get(), F_SETFL, ::fcntl(socket->get(), F_GETFL) & ~O_NONBLOCK);
@@ -291,6 +320,9 @@ void ClusterEffects::on_exec_status(WorkerId id) {
     process.exec_status.reset();
     if (failure) return observer_->on_exec_failed(id, *failure);
     observer_->on_exec(id);
+    if (!is_common()) return;
+    for (const Port& port : config_.listen)
+        observer_->on_listening(id, {"tcp", port.address, port.number}, false);
 }
 
 // What the worker did before it ended is told before its end.
@@ -302,6 +334,7 @@ void ClusterEffects::on_end(WorkerId id) {
     found->second.on_end.reset();
     on_exec_status(id);
     steering_->serve_events();
+    found->second.look.reset();
     channels_->close(id);
     Exit exit;
     exit.code = ended->code;
@@ -317,7 +350,10 @@ void ClusterEffects::deactivate(WorkerId id) {
     steering_->deactivate(static_cast<uint32_t>(id));
 }
 
+// With one socket for all nobody knows a worker's connections but itself. A Node worker closes its
+// channel when it has finished them; every other one must do so at its stop signal.
 bool ClusterEffects::is_drained(WorkerId id) {
+    if (is_common()) return !channels_->is_node_connected(id);
     return steering_->is_drained(static_cast<uint32_t>(id));
 }
 
@@ -336,6 +372,34 @@ Result<void> ClusterEffects::send(WorkerId id, const std::string& data, WorkerId
 
 void ClusterEffects::ask_to_finish(WorkerId id, std::chrono::milliseconds deadline) {
     channels_->ask_to_finish(id, deadline);
+}
+
+// The first of the named ports, else the lowest that it listens on.
+void ClusterEffects::probe(WorkerId id, const std::string& path,
+                           std::chrono::milliseconds timeout) {
+    auto found = processes_.find(id);
+    if (found == processes_.end()) return;
+    std::optional<int> port;
+    if (!config_.ports.empty())
+        port = config_.ports.front().number;
+    else if (!config_.listen.empty())
+        port = config_.listen.front().number;
+    Look& look = *(found->second.look = std::make_unique<Look>());
+    auto tell = [this, id](Result<void> result) {
+        auto process = processes_.find(id);
+        if (process == processes_.end()) return;
+        auto over = std::move(process->second.look);  // ends when we return, with the connection
+        observer_->on_probed(id, result);
+    };
+    auto connection = steering_->connect_to(static_cast<uint32_t>(id), port);
+    if (!connection) {
+        look.on_failed =
+            loop_.soon([tell, error = connection.error()] { tell(tl::unexpected(error)); });
+        return;
+    }
+    look.connection.emplace(std::move(*connection));
+    look.probe.emplace(loop_, look.connection->socket(), path, look.connection->server().text(),
+                       timeout, tell);
 }
 
 void ClusterEffects::kill(WorkerId id) {
@@ -373,6 +437,7 @@ void ClusterEffects::look_whether_empty(WorkerId id) {
 
 void ClusterEffects::refuse_connections() {
     steering_->refuse_when_idle();
+    sockets_->close_common();
 }
 
 void ClusterEffects::set_policy(Policy policy) {
@@ -383,6 +448,7 @@ Numbers ClusterEffects::numbers() {
     Numbers numbers;
     for (const auto& [worker, counts] : steering_->counts()) {
         WorkerNumbers& out = numbers.workers[worker];
+        if (is_common()) continue;
         out.live = static_cast<uint64_t>(counts.live);
         out.queued = counts.queued;
         out.accepted_total = counts.accepted_total;
@@ -398,10 +464,17 @@ Numbers ClusterEffects::numbers() {
                                   group.v6only,
                                   {group.active.begin(), group.active.end()},
                                   group.parked});
+    for (const auto& socket : sockets_->common()) {
+        GroupNumbers out{socket.at.address(), socket.at.port(), socket.v6only, {}, socket.queued};
+        for (const auto& [id, process] : processes_)
+            if (steering_->is_active(static_cast<uint32_t>(id))) out.active.push_back(id);
+        numbers.groups.push_back(std::move(out));
+    }
     steer::Totals totals = steering_->totals();
     numbers.decisions = {totals.reasons[DROVER_PICKED], totals.reasons[DROVER_FALLBACK],
                          totals.reasons[DROVER_KEEPER], totals.reasons[DROVER_DROPPED],
-                         totals.reasons[DROVER_MOVED],  totals.reasons[DROVER_STRAY]};
+                         totals.reasons[DROVER_MOVED],  totals.reasons[DROVER_STRAY],
+                         totals.reasons[DROVER_PINNED]};
     numbers.corrections_total = totals.corrections;
     numbers.moved_total = totals.moved;
     return numbers;
@@ -434,15 +507,22 @@ void ClusterEffects::on_notify_ready(uint64_t worker) {
     observer_->on_ready_message(worker);
 }
 
-// It ends by itself; its exit will tell.
-void ClusterEffects::on_notify_stopping(uint64_t) {}
+void ClusterEffects::on_notify_stopping(uint64_t worker) {
+    observer_->on_stopping(worker);
+}
 
 void ClusterEffects::on_notify_status(uint64_t worker, const std::string& text) {
     observer_->on_status_text(worker, text);
 }
 
-// Only with --watchdog, which there is not yet.
-void ClusterEffects::on_notify_watchdog(uint64_t) {}
+void ClusterEffects::on_notify_watchdog(uint64_t worker) {
+    observer_->on_alive(worker);
+}
+
+void ClusterEffects::on_notify_watchdog_interval(uint64_t worker,
+                                                 std::chrono::microseconds interval) {
+    observer_->on_watchdog_interval(worker, std::chrono::ceil<std::chrono::milliseconds>(interval));
+}
 
 void ClusterEffects::on_trouble(const std::string& text) {
     if (observer_ != nullptr) return observer_->on_trouble(0, {"steering", text});

@@ -14,6 +14,7 @@
 #include "base/event_loop.h"
 #include "base/paths.h"
 #include "base/result.h"
+#include "steer/pinned.h"
 #include "steer/steering.h"
 #include "supervisor/channels.h"
 #include "supervisor/config.h"
@@ -21,6 +22,7 @@
 #include "supervisor/shared_sockets.h"
 #include "worker/notify.h"
 #include "worker/output.h"
+#include "worker/probe.h"
 #include "worker/spawn.h"
 
 namespace drover::supervisor {
@@ -54,6 +56,7 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     Result<void> signal(WorkerId id, int number) override;
     Result<void> send(WorkerId id, const std::string& data, WorkerId from) override;
     void ask_to_finish(WorkerId id, std::chrono::milliseconds deadline) override;
+    void probe(WorkerId id, const std::string& path, std::chrono::milliseconds timeout) override;
     void kill(WorkerId id) override;
     void release(WorkerId id) override;
     [[nodiscard]] bool all_released() const override { return leaving_ == 0; }
@@ -62,6 +65,12 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     Numbers numbers() override;
 
   private:
+    // A look at whether a worker answers, and its connection.
+    struct Look {
+        std::optional<steer::PinnedConnection> connection;
+        std::optional<worker::Probe> probe;
+        EventLoop::Source on_failed;  // there was no connection to begin with
+    };
     struct Process {
         int pid = 0;
         Fd pidfd;
@@ -70,6 +79,7 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
         Cgroup cgroup;
         bool leaving = false;
         int looks = 0;  // at whether its cgroup is empty
+        std::unique_ptr<Look> look;
         EventLoop::Source on_end, on_exec_status, on_empty;
     };
 
@@ -81,6 +91,8 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     Result<void> open_notify_socket();
     Result<worker::SpawnRequest> request_for(WorkerId id, int instance, int generation,
                                              int workers);
+    // The policy `shared`: one socket for all workers.
+    [[nodiscard]] bool is_common() const { return config_.policy == Policy::shared; }
     void on_exec_status(WorkerId id);
     void on_end(WorkerId id);
     void look_whether_empty(WorkerId id);
@@ -90,6 +102,7 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     void on_notify_stopping(uint64_t worker) override;
     void on_notify_status(uint64_t worker, const std::string& text) override;
     void on_notify_watchdog(uint64_t worker) override;
+    void on_notify_watchdog_interval(uint64_t worker, std::chrono::microseconds interval) override;
 
     // steer::Observer
     void on_listening(uint32_t worker, const steer::Endpoint& at, bool extra) override;

@@ -34,13 +34,15 @@ struct Choice {
 
 constexpr Choice<Policy> kPolicies[] = {{"hash", Policy::hash},
                                         {"round-robin", Policy::round_robin},
-                                        {"least-conn", Policy::least_conn}};
+                                        {"least-conn", Policy::least_conn},
+                                        {"shared", Policy::shared}};
 constexpr Choice<Restart> kRestarts[] = {
     {"always", Restart::always}, {"on-failure", Restart::on_failure}, {"never", Restart::never}};
 constexpr Choice<Ready> kReadies[] = {{"listening", Ready::listening},
                                       {"exec", Ready::exec},
                                       {"notify", Ready::notify},
-                                      {"message", Ready::message}};
+                                      {"message", Ready::message},
+                                      {"tcp", Ready::tcp}};
 constexpr Choice<Ipc> kIpcs[] = {
     {"auto", Ipc::automatic}, {"pipe", Ipc::pipe}, {"node", Ipc::node}, {"none", Ipc::none}};
 
@@ -100,8 +102,24 @@ Result<Restart> parse_restart(const std::string& text) {
     return choose(text, kRestarts);
 }
 
-Result<Ready> parse_ready(const std::string& text) {
-    return choose(text, kReadies);
+// listening, …, tcp or http:/PATH
+Result<void> set_ready(Config& config, const std::string& text) {
+    constexpr std::string_view kHttp = "http:";
+    config.ready_path.clear();
+    if (text.starts_with(kHttp)) {
+        std::string path = text.substr(kHttp.size());
+        bool printable =
+            std::ranges::all_of(path, [](unsigned char c) { return c > 32 && c < 127; });
+        if (!path.starts_with('/') || !printable)
+            return fail("usage", fmt::format("\"{}\" is not like http:/health", text));
+        config.ready = Ready::http;
+        config.ready_path = std::move(path);
+        return {};
+    }
+    auto ready = choose(text, kReadies);
+    if (!ready) return fail("usage", ready.error().text + ", nor http:/PATH");
+    config.ready = *ready;
+    return {};
 }
 
 Result<Ipc> parse_ipc(const std::string& text) {
@@ -183,7 +201,7 @@ const std::vector<Option>& option_table() {
          append(&Config::ports, parse_port)},
         {"listen", 0, "tcp://ADDR:PORT", "", "make the sockets and pass them on (LISTEN_FDS)", true,
          append(&Config::listen, parse_listen)},
-        {"policy", 0, "POLICY", "least-conn", "hash, round-robin or least-conn", false,
+        {"policy", 0, "POLICY", "least-conn", "hash, round-robin, least-conn or shared", false,
          into(&Config::policy, parse_policy)},
         {"user", 0, "USER", "", "run the workers as this user, a name or number", false,
          into(&Config::user, parse_text)},
@@ -203,8 +221,8 @@ const std::vector<Option>& option_table() {
          into(&Config::backlog, parse_backlog)},
         {"ipc", 0, "KIND", "auto", "message channel: pipe, node, none; auto: node for node", false,
          into(&Config::ipc, parse_ipc)},
-        {"ready", 0, "WHEN", "listening", "ready at listening, exec, or by its notify or message",
-         false, into(&Config::ready, parse_ready)},
+        {"ready", 0, "WHEN", "listening", "listening, exec, notify, message, tcp or http:/PATH",
+         false, set_ready},
         {"ready-timeout", 0, "DURATION", "30s", "a worker not ready by then failed to start", false,
          into(&Config::ready_timeout, parse_positive_duration)},
         {"restart", 0, "WHEN", "always", "restart a worker always, on-failure or never", false,
@@ -215,6 +233,9 @@ const std::vector<Option>& option_table() {
          false, into(&Config::drain_timeout, parse_duration)},
         {"stop-signal", 0, "SIGNAL", "TERM", "signal that ends a drained worker", false,
          into(&Config::stop_signal, parse_signal)},
+        {"watchdog", 0, "DURATION", "",
+         "replace a worker that gave no sign (sd_notify) for that long", false,
+         into(&Config::watchdog, parse_positive_duration)},
         {"controller", 0, "COMMAND", "", "a program that gets events and gives requests", false,
          into(&Config::controller, parse_text)},
         {"stop-timeout", 0, "DURATION", "10s", "time from that signal to the kill", false,
@@ -241,6 +262,15 @@ Result<Config> complete(Config config) {
     for (auto port = config.ports.begin(); port != config.ports.end(); ++port)
         if (std::find(config.ports.begin(), port, *port) != port)
             return fail("usage", fmt::format("--port {} is given twice", port->number));
+    bool may_be_node = config.ipc == Ipc::automatic || config.ipc == Ipc::node;
+    if (config.policy == Policy::shared && config.listen.empty() && !may_be_node)
+        return fail("usage",
+                    "--policy shared is one socket for all workers, which drover must make: give "
+                    "--listen tcp://ADDR:PORT too");
+    if (config.policy == Policy::shared && is_probed(config.ready))
+        return fail("usage",
+                    "--policy shared leaves the choice of the worker to chance, so --ready http: "
+                    "and tcp cannot ask a given one");
     return config;
 }
 

@@ -20,9 +20,13 @@ namespace drover::supervisor {
 
 using Duration = std::chrono::milliseconds;
 
-enum class Policy { hash, round_robin, least_conn };
+enum class Policy { hash, round_robin, least_conn, shared };
 enum class Restart { always, on_failure, never };
-enum class Ready { listening, exec, notify, message };
+enum class Ready { listening, exec, notify, message, http, tcp };
+// Whether drover itself looks if the worker answers.
+inline bool is_probed(Ready ready) {
+    return ready == Ready::http || ready == Ready::tcp;
+}
 enum class Ipc { automatic, pipe, node, none };
 
 // A port that the cluster shares. With an address its keeper stands before the first worker starts;
@@ -55,13 +59,15 @@ struct Config {
     Ipc ipc = Ipc::automatic;
     std::vector<Port> listen;  // sockets that drover makes and passes on (LISTEN_FDS)
     Ready ready = Ready::listening;
+    std::string ready_path;  // of Ready::http
     Duration ready_timeout{30'000};
     Restart restart = Restart::always;
     RestartLimit max_restarts;
     Duration drain_timeout{10'000};
     int stop_signal = 15;
     Duration stop_timeout{10'000};
-    std::string controller;            // a program that steers the cluster, for /bin/sh -c
+    Duration watchdog{0};    // a worker without a sign of life for that long is replaced; 0: never
+    std::string controller;  // a program that steers the cluster, for /bin/sh -c
     std::vector<std::string> command;  // program and arguments
     bool operator==(const Config&) const = default;
 };

@@ -22,9 +22,9 @@ struct Spawned {
 };
 
 struct WorkerNumbers {
-    uint64_t live = 0;
-    uint64_t queued = 0;
-    uint64_t accepted_total = 0;
+    std::optional<uint64_t> live;
+    std::optional<uint64_t> queued;
+    std::optional<uint64_t> accepted_total;
     uint64_t cpu_ms_total = 0;
     uint64_t memory_bytes = 0;
 };
@@ -62,6 +62,9 @@ class Effects {
     virtual Result<void> send(WorkerId id, const std::string& data, WorkerId from) = 0;
     // Asks it, where it has a channel, to finish its work; it has until the deadline.
     virtual void ask_to_finish(WorkerId id, std::chrono::milliseconds deadline) = 0;
+    // Looks whether it answers: on_probed tells. `path` empty: that it takes a connection; else
+    // that it answers an HTTP request for it. One at a time.
+    virtual void probe(WorkerId id, const std::string& path, std::chrono::milliseconds timeout) = 0;
     virtual void kill(WorkerId id) = 0;  // all its processes
     // Its main process has ended: ends what is left of its tree, frees its slot, cgroup and pipes.
     virtual void release(WorkerId id) = 0;
@@ -88,7 +91,13 @@ class WorkerObserver {
     // Over its channel: a message / it takes no more of them.
     virtual void on_message(WorkerId id, const std::string& data, worker::Address to) = 0;
     virtual void on_disconnect(WorkerId id) = 0;
-    virtual void on_released() = 0;  // a release is complete
+    virtual void on_probed(WorkerId id, const Result<void>& result) = 0;
+    // By sd_notify: it is alive / asks for a watchdog of that interval / ends by itself.
+    virtual void on_alive(WorkerId id) = 0;
+    virtual void on_watchdog_interval(WorkerId id, std::chrono::milliseconds interval) = 0;
+    virtual void on_stopping(WorkerId id) = 0;
+    virtual void on_load(WorkerId id, double value) = 0;  // over its channel
+    virtual void on_released() = 0;                       // a release is complete
     // Something went wrong that no worker's state shows; `id` 0: of no worker.
     virtual void on_trouble(WorkerId id, const ErrorData& error) = 0;
 };

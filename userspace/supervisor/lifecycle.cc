@@ -29,18 +29,19 @@ const std::vector<Row>& rows() {
         {State::starting,  end_now,         State::draining,  {stop_ready_timer, send_stop_signal}},
 
         {State::online,    listens,         State::listening, {}},
-        {State::online,    is_ready,        State::ready,     {stop_ready_timer, activate, tell_ready}},
+        {State::online,    is_ready,        State::ready,     {stop_ready_timer, start_watchdog, activate, tell_ready}},
         {State::online,    ready_late,      State::draining,  {send_stop_signal}},
         {State::online,    drain,           State::draining,  {stop_ready_timer, send_stop_signal}},
         {State::online,    end_now,         State::draining,  {stop_ready_timer, send_stop_signal}},
 
-        {State::listening, is_ready,        State::ready,     {stop_ready_timer, activate, tell_ready}},
+        {State::listening, is_ready,        State::ready,     {stop_ready_timer, start_watchdog, activate, tell_ready}},
         {State::listening, listens_no_more, State::online,    {}},
         {State::listening, ready_late,      State::draining,  {send_stop_signal}},
         {State::listening, drain,           State::draining,  {stop_ready_timer, send_stop_signal}},
         {State::listening, end_now,         State::draining,  {stop_ready_timer, send_stop_signal}},
 
         {State::ready,     listens_no_more, State::online,    {deactivate, start_ready_timer}},
+        {State::ready,     hangs,           State::draining,  {deactivate, kill}},
         {State::ready,     drain,           State::draining,  {deactivate, start_drain_timer}},
         {State::ready,     end_now,         State::draining,  {deactivate, send_stop_signal}},
 

@@ -19,6 +19,7 @@ enum class Trigger {
     is_ready,         // what --ready asks for is there
     listens_no_more,  // it closed its last listener that counted
     ready_late,       // --ready-timeout passed
+    hangs,            // it gave no sign of life for too long
     drain,            // it shall end
     end_now,          // it shall end, without a drain
     drained,          // nothing of it is being served any more
@@ -35,6 +36,7 @@ enum class Action {
     tell_ready,
     start_ready_timer,
     stop_ready_timer,
+    start_watchdog,
     activate,
     deactivate,
     start_drain_timer,

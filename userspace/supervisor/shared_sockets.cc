@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -57,6 +58,12 @@ Result<Fd> bind_udp(const worker::SocketQuery& wanted) {
     return socket;
 }
 
+Result<Fd> duplicate(const Fd& socket) {
+    Fd copy(::fcntl(socket.get(), F_DUPFD_CLOEXEC, 0));
+    if (!copy.is_open()) return fail_errno(errno, "duplicate a socket");
+    return copy;
+}
+
 }  // namespace
 
 SharedSockets::~SharedSockets() {
@@ -99,10 +106,14 @@ Result<Fd> SharedSockets::tcp(WorkerId worker, const worker::SocketQuery& wanted
         }
         at->key.port = static_cast<uint16_t>(port);
     }
-    auto socket = makers_.socket(worker, *at, v6only);
+    auto make = [&](const steer::Endpoint& where, bool v6) {
+        return makers_.common ? common_tcp(worker, where, v6, -1)
+                              : makers_.socket(worker, where, v6);
+    };
+    auto socket = make(*at, v6only);
     if (socket || !wanted.address.empty() || socket.error().number != EAFNOSUPPORT) return socket;
     auto v4 = steer::Endpoint::parse("0.0.0.0", at->port());
-    return makers_.socket(worker, *v4, false);
+    return make(*v4, false);
 }
 
 Result<Fd> SharedSockets::shared(const worker::SocketQuery& wanted, const Key& key) {
@@ -113,9 +124,35 @@ Result<Fd> SharedSockets::shared(const worker::SocketQuery& wanted, const Key& k
         if (!wanted.udp) paths_.insert(wanted.address);
         found = sockets_.emplace(key, std::move(*made)).first;
     }
-    Fd copy(::fcntl(found->second.get(), F_DUPFD_CLOEXEC, 0));
-    if (!copy.is_open()) return fail_errno(errno, "duplicate a socket");
-    return copy;
+    return duplicate(found->second);
+}
+
+Result<Fd> SharedSockets::common_tcp(WorkerId worker, const steer::Endpoint& at, bool v6only,
+                                     int backlog) {
+    auto found = common_.find({at, v6only});
+    if (found == common_.end()) {
+        auto made = makers_.common(worker, at, v6only, backlog);
+        if (!made) return made;
+        found = common_.emplace(std::pair(at, v6only), std::move(*made)).first;
+    }
+    return duplicate(found->second);
+}
+
+Result<Fd> SharedSockets::listening(WorkerId worker, const steer::Endpoint& at, int backlog) {
+    return common_tcp(worker, at, false, backlog);
+}
+
+std::vector<SharedSockets::Common> SharedSockets::common() const {
+    std::vector<Common> all;
+    for (const auto& [key, socket] : common_) {
+        tcp_info info{};
+        socklen_t length = sizeof(info);
+        // Of a listener this field is the length of its queue.
+        bool known = ::getsockopt(socket.get(), IPPROTO_TCP, TCP_INFO, &info, &length) == 0 &&
+                     info.tcpi_state == TCP_LISTEN;
+        all.push_back({key.first, key.second, known ? info.tcpi_unacked : 0});
+    }
+    return all;
 }
 
 }  // namespace drover::supervisor

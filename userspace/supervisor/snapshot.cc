@@ -29,6 +29,7 @@ Status Supervisor::status() const {
         if (worker.held) out.flags.emplace_back("held");
         if (!worker.reason.empty()) out.reason = worker.reason;
         if (!worker.status_text.empty()) out.status = worker.status_text;
+        out.load = worker.load;
         out.retry_at = worker.retry_at;
         out.started_at = worker.started_at;
         if (auto instance = instances_.find(worker.instance); instance != instances_.end()) {

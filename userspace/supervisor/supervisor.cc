@@ -59,7 +59,8 @@ void Supervisor::spawn(int instance) {
         if (Worker* late = find(id)) {
             late->ending = ExitReason::timeout;
             apply(id, Trigger::ready_late,
-                  fmt::format("not ready within {} ms", config_.ready_timeout.count()));
+                  fmt::format("not ready within {} ms{}", config_.ready_timeout.count(),
+                              late->reason.empty() ? "" : " (" + late->reason + ")"));
         }
         settle();
     });
@@ -110,6 +111,9 @@ void Supervisor::carry_out(WorkerId id, Action action) {
             break;
         case Action::stop_ready_timer:
             worker->ready_timer.reset();
+            break;
+        case Action::start_watchdog:
+            start_watchdog(id);
             break;
         case Action::activate:
             if (!worker->held) effects_.activate(id);
@@ -190,9 +194,14 @@ void Supervisor::check_ready(Worker& worker) {
     std::set<int> named;
     for (const Port& port : config_.ports) named.insert(port.number);
     for (const Port& port : config_.listen) named.insert(port.number);
-    bool ready = config_.ready == Ready::exec || worker.said_ready;
-    if (config_.ready == Ready::listening)
-        ready = listens_on_enough(ports_of(worker), named, ports_of_ready());
+    bool listens = listens_on_enough(ports_of(worker), named, ports_of_ready());
+    if (is_probed(config_.ready)) {
+        if (listens) probe_until_ready(worker);
+        return;
+    }
+    bool ready = config_.ready == Ready::listening
+                     ? listens
+                     : config_.ready == Ready::exec || worker.said_ready;
     if (ready) apply(worker.id, Trigger::is_ready);
 }
 
@@ -255,7 +264,8 @@ void Supervisor::on_listener_closed(WorkerId id, const ListeningData& at) {
     Worker* worker = find(id);
     if (worker == nullptr) return;
     worker->endpoints.erase({at.addr, at.port});
-    if (worker->endpoints.empty() && config_.ready == Ready::listening)
+    if (worker->endpoints.empty() &&
+        (config_.ready == Ready::listening || is_probed(config_.ready)))
         apply(id, Trigger::listens_no_more, "closed its listener");
     settle();
 }
@@ -351,7 +361,8 @@ void Supervisor::check_drained() {
     bool more = false;
     std::vector<WorkerId> draining;
     for (const auto& [id, worker] : workers_)
-        if (worker.state == State::draining && !worker.signalled) draining.push_back(id);
+        if (worker.state == State::draining && !worker.signalled && !worker.stops_itself)
+            draining.push_back(id);
     for (WorkerId id : draining) {
         if (effects_.is_drained(id))
             apply(id, Trigger::drained);

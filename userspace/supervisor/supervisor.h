@@ -77,6 +77,11 @@ class Supervisor : public WorkerObserver {
     void on_status_text(WorkerId id, const std::string& text) override;
     void on_message(WorkerId id, const std::string& data, worker::Address to) override;
     void on_disconnect(WorkerId id) override;
+    void on_probed(WorkerId id, const Result<void>& result) override;
+    void on_alive(WorkerId id) override;
+    void on_watchdog_interval(WorkerId id, std::chrono::milliseconds interval) override;
+    void on_stopping(WorkerId id) override;
+    void on_load(WorkerId id, double value) override;
     void on_released() override;
     void on_trouble(WorkerId id, const ErrorData& error) override;
 
@@ -92,20 +97,25 @@ class Supervisor : public WorkerObserver {
         bool held = false;
         bool exec_failed = false;
         bool conflict = false;
-        std::string fault;        // the sentence of exec_failed or conflict
-        bool said_ready = false;  // over its channel
-        bool signalled = false;   // the stop signal was sent
+        std::string fault;          // the sentence of exec_failed or conflict
+        bool said_ready = false;    // over its channel
+        bool signalled = false;     // the stop signal was sent
+        bool stops_itself = false;  // it said so
+        bool is_probed = false;     // a probe is under way
         // What drover ended it for; crash where it did not.
         ExitReason ending = ExitReason::crash;
-        bool replace_after = false;  // drover ends it to start another
-        std::string reason;          // why it is in its state
-        std::string status_text;     // its own word for what it does
+        bool replace_after = false;                             // drover ends it to start another
+        std::string reason;                                     // why it is in its state
+        std::string status_text;                                // its own word for what it does
+        std::optional<double> load;                             // as it last reported
+        std::optional<std::chrono::milliseconds> own_watchdog;  // the interval that it wished for
         WallTime started_at;
         SteadyTime spawned;
         std::optional<SteadyTime> ready_since;
         std::optional<WallTime> retry_at;
         std::chrono::milliseconds retry_delay{};
-        EventLoop::Source ready_timer, drain_timer, stop_timer, retry_timer;
+        EventLoop::Source ready_timer, drain_timer, stop_timer, retry_timer, probe_timer,
+            watchdog_timer;
     };
     struct Instance {
         RestartHistory history;
@@ -122,6 +132,8 @@ class Supervisor : public WorkerObserver {
     void carry_out(WorkerId id, Action action);
     void spawn(int instance);
     void check_ready(Worker& worker);
+    void probe_until_ready(Worker& worker);
+    void start_watchdog(WorkerId id);
     void end_worker(WorkerId id, ExitReason why, bool replace_after, const std::string& reason);
     void remove_if_not_wanted(WorkerId id);
     void start_drain_watch();

@@ -140,12 +140,14 @@ struct WorkerStatus {
     std::vector<std::string> flags;  // "held", "stalled", "unhealthy"
     std::optional<std::string> reason;
     std::optional<std::string> status;  // the worker's own words (sd_notify STATUS=)
+    std::optional<double> load;         // as the worker itself last reported it
     std::optional<WallTime> retry_at;
     std::optional<WallTime> started_at;
     uint64_t restarts_total = 0;  // of this instance
-    uint64_t live = 0;
-    uint64_t queued = 0;
-    uint64_t accepted_total = 0;
+    // Nothing where all workers have one socket: then the kernel does not say whose is what.
+    std::optional<uint64_t> live = 0;
+    std::optional<uint64_t> queued = 0;
+    std::optional<uint64_t> accepted_total = 0;
     int weight = 1;
     uint64_t cpu_ms_total = 0;
     uint64_t memory_bytes = 0;
@@ -153,7 +155,7 @@ struct WorkerStatus {
 };
 
 struct Decisions {
-    uint64_t picked = 0, fallback = 0, keeper = 0, dropped = 0, moved = 0, stray = 0;
+    uint64_t picked = 0, fallback = 0, keeper = 0, dropped = 0, moved = 0, stray = 0, pinned = 0;
 };
 
 struct Status {

@@ -202,6 +202,10 @@ void Supervisor::send(std::optional<WorkerId> target, const std::string& data, D
 }
 
 void Supervisor::policy(Policy policy, Done done) {
+    if ((policy == Policy::shared) != (config_.policy == Policy::shared))
+        return done(fail("bad-state",
+                         "the policy shared is chosen at the start: the workers' sockets are made "
+                         "for it, or for all the others"));
     config_.policy = policy;
     effects_.set_policy(policy);
     done({});

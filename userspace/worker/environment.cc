@@ -43,8 +43,8 @@ bool refuses_to_run(std::string_view shell) {
 }
 
 bool is_withheld(std::string_view name) {
-    constexpr std::array<std::string_view, 4> kPrefixes = {"SUDO_", "LISTEN_", "NODE_CHANNEL_",
-                                                           "DROVER_"};
+    constexpr std::array<std::string_view, 5> kPrefixes = {"SUDO_", "LISTEN_", "NODE_CHANNEL_",
+                                                           "WATCHDOG_", "DROVER_"};
     for (auto prefix : kPrefixes)
         if (name.starts_with(prefix)) return true;
     return name == "NOTIFY_SOCKET" || name == "NODE_UNIQUE_ID";
