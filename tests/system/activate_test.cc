@@ -175,6 +175,56 @@ TEST_CASE("the killed only activated worker takes with it just what it had accep
     CHECK(sandbox.leftovers() == "");
 }
 
+// A WSGI application and nothing else: gunicorn knows sd_notify and LISTEN_FDS by itself.
+const char* const kApplication = R"(
+import os
+def application(environment, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"pid {os.getpid()} instance {os.environ['DROVER_INSTANCE']}\n".encode()]
+)";
+
+std::optional<Words> gunicorn(Sandbox& sandbox) {
+    auto program = find_program("gunicorn");
+    if (!program) return std::nullopt;
+    write_file(sandbox.path("application.py"), kApplication);
+    return Words{*program, "--workers", "1", "--chdir", sandbox.path(""), "application"};
+}
+
+TEST_CASE("gunicorn, unmodified, serves on the socket it is given, in exact turns") {
+    Sandbox sandbox;
+    auto command = gunicorn(sandbox);
+    if (!command) return;
+    Cluster cluster(sandbox, "web",
+                    {"-n", "3", "--listen", "tcp://127.0.0.1:8080", "--policy", "round-robin"},
+                    *command);
+    REQUIRE(cluster.wait_ready(3));
+    CHECK(spread("127.0.0.1", 8080, 12) == Shares{{0, 4}, {1, 4}, {2, 4}});
+    CHECK(contains(cluster.master().err(), "Listening at: http://127.0.0.1:8080"));
+    CHECK(cluster.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+TEST_CASE("a restart of gunicorn under load loses no connection") {
+    Sandbox sandbox;
+    auto command = gunicorn(sandbox);
+    if (!command) return;
+    Cluster cluster(sandbox, "web",
+                    {"-n", "2", "--listen", "tcp://127.0.0.1:8080", "--ready", "notify"}, *command);
+    REQUIRE(cluster.wait_ready(2));
+    pid_t former = cluster.pid_of(0);
+    Load load("127.0.0.1", 8080, 200);
+    REQUIRE(load.wait_answered(50));
+    CHECK(cluster.drover({"restart", "web"}).status == 0);
+    REQUIRE(cluster.wait_ready(2));
+    CHECK(load.wait_answered(50));
+    auto result = load.stop();
+    INFO(result.text());
+    CHECK(result.failed() == 0);
+    CHECK(cluster.pid_of(0) != former);
+    CHECK(cluster.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
 TEST_CASE("worker.hpp finds the sockets that were passed, and the channel beside them") {
     Sandbox sandbox;
     Cluster cluster(sandbox, "web",
