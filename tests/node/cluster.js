@@ -10,6 +10,7 @@ app.get('/', (request, response) => {
 
 app.get('/cluster', (request, response) => {
   response.json({
+    version: process.version,
     isWorker: cluster.isWorker,
     isPrimary: cluster.isPrimary,
     id: cluster.worker.id,
@@ -29,6 +30,15 @@ app.get('/disconnect', (request, response) => {
   response.send('leaving\n');
 });
 
+app.get('/until-disconnect', (request, response) => {
+  process.send('waiting');
+  const timer = setInterval(() => {
+    if (!cluster.worker.exitedAfterDisconnect) return;
+    clearInterval(timer);
+    response.send('told to disconnect\n');
+  }, 5);
+});
+
 app.get('/throw', (request, response) => {
   response.on('close', () => setImmediate(() => {
     throw new Error('thrown on purpose');
@@ -44,5 +54,9 @@ app.get('/listen-again', (request, response) => {
 });
 
 process.on('message', (message) => process.send({ got: message }));
+
+process.on('exit', (code) => {
+  console.log(`exit ${code}, exitedAfterDisconnect ${cluster.worker.exitedAfterDisconnect}`);
+});
 
 let server = app.listen(8080);

@@ -8,22 +8,22 @@
 
 #include "harness.h"
 #include "http.h"
+#include "node_programs.h"
 
 namespace drover::test {
 
 TEST_SUITE_BEGIN("servers");
 
-TEST_CASE("all workers of a Node http server answer in turn") {
-    auto node = find_program("node");
-    if (!node) return;
+NODE_TEST_CASE("all workers of a Node http server answer in turn") {
     Sandbox sandbox;
-    write_file(sandbox.path("server.js"),
-               "require('http').createServer((q, r) => r.end(`pid ${process.pid} instance "
-               "${process.env.DROVER_INSTANCE} worker ${process.env.DROVER_WORKER_ID}\\n`))"
-               ".listen(8080);\n");
-    Cluster cluster(sandbox, "web", {"-n", "4", "--policy", "round-robin"}, {*node, "server.js"});
+    auto command =
+        program<Node>(sandbox,
+                      "require('http').createServer((q, r) => r.end(`pid ${process.pid} instance "
+                      "${process.env.DROVER_INSTANCE} worker ${process.env.DROVER_WORKER_ID}\\n`))"
+                      ".listen(8080);\n");
+    if (!command) return;
+    Cluster cluster(sandbox, "web", {"-n", "4", "--policy", "round-robin"}, *command);
     REQUIRE(cluster.wait_ready(4));
-    using Shares = std::map<int, int>;
     CHECK(spread("127.0.0.1", 8080, 20) == Shares{{0, 5}, {1, 5}, {2, 5}, {3, 5}});
     CHECK(spread("::1", 8080, 20) == Shares{{0, 5}, {1, 5}, {2, 5}, {3, 5}});
     CHECK(cluster.stop() == 0);
