@@ -86,7 +86,7 @@ unit-test: $(BUILD)/unit-tests  ## build and run the unit tests
 unit-objects: $(UNIT_OBJECTS)
 
 .PHONY: build-tests
-build-tests: all $(BUILD)/unit-tests $(BUILD)/system-tests  ## build all tests, run none
+build-tests: all $(BUILD)/unit-tests $(BUILD)/system-tests $(BUILD)/bench/load  ## build all tests, run none
 
 .PHONY: test
 test: build-tests  ## unit and system tests (as root); scripts/test installs what they need first
@@ -100,8 +100,12 @@ vm-test: build-tests  ## the adopt tests on Debian's 6.1 kernel, in a virtual ma
 bench: all $(BENCHES)  ## plain SO_REUSEPORT against drover's policies
 	$(Q)scripts/bench
 
+.PHONY: bench-steering
+bench-steering: all $(BENCHES)  ## mixed service times, a stopped worker: drover's policies and peers
+	$(Q)scripts/bench-steering
+
 .PHONY: fuzz
-fuzz: $(FUZZERS:=.run)  ## fuzz the parsers, FUZZ_SECONDS=60 each (needs libclang-rt-14-dev)
+fuzz: $(FUZZERS:=.run)  ## fuzz the parsers, FUZZ_SECONDS=60 each (scripts/deps install fuzz)
 
 .PHONY: lint
 lint:  ## format, layer arrows, shell scripts
@@ -174,7 +178,7 @@ $(BUILD)/system-tests: $(SYSTEM_OBJECTS)
 $(BUILD)/bench/%: tests/bench/%.cc $(BUILD)/flags | $(BUILD)/deps.ok
 	$(call say,CXX,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) $(LDFLAGS) $< -o $@ -lfmt $(BENCH_LIBS)
+	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) $(LDFLAGS) -MMD -MP -MF $@.d $< -o $@ -lfmt $(BENCH_LIBS)
 
 # Loads its programs from the file beside it.
 $(BUILD)/bench/select_map: BENCH_LIBS := -lbpf
@@ -226,5 +230,5 @@ $(FUZZERS:=.run): $(BUILD)/fuzz/%.run: $(BUILD)/fuzz/%
 $(foreach fuzzer,$(FUZZERS),$(eval $(fuzzer): $(wildcard userspace/*/$(notdir $(fuzzer)).cc) \
     $(FUZZ_WITH_$(notdir $(fuzzer)))))
 
--include $(FUZZERS:=.d)
+-include $(FUZZERS:=.d) $(BENCHES:=.d)
 -include $(OBJECTS:.o=.d) $(MAIN_OBJECT:.o=.d) $(UNIT_OBJECTS:.o=.d) $(SYSTEM_OBJECTS:.o=.d)
