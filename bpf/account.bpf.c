@@ -31,7 +31,8 @@ static __always_inline void count_begin(const struct drover_tag *tag)
 
     if (slot->worker != tag->worker)
         return;
-    __sync_fetch_and_add(&slot->live, 1);
+    if (__sync_fetch_and_add(&slot->live, 1) <= 0)
+        slot->progress_at = bpf_ktime_get_ns();
     __sync_fetch_and_add(&slot->established_total, 1);
 }
 
@@ -43,6 +44,7 @@ static __always_inline void count_end(const struct drover_tag *tag)
         return;
     __sync_fetch_and_add(&slot->live, -1);
     __sync_fetch_and_add(&slot->closed_total, 1);
+    slot->progress_at = bpf_ktime_get_ns();
 }
 
 static __always_inline void connection_begins(struct bpf_sock_ops *ctx)

@@ -181,13 +181,25 @@ static __always_inline int group_of(const struct drover_group_key *key)
     return known ? *known & (DROVER_MAX_GROUPS - 1) : -1;
 }
 
+/* Lets steer look at the listener's queue. */
+static __always_inline void show_listener(__u32 row, __u32 slot, struct bpf_sock *sk)
+{
+    struct drover_listener_row *listeners;
+
+    if (!config.reads_kernel)
+        return;
+    listeners = bpf_map_lookup_elem(&listener_rows, &row);
+    if (listeners)
+        listeners->socks[slot & (DROVER_MAX_SLOTS - 1)] = (__u64)bpf_skc_to_tcp_sock(sk);
+}
+
 __noinline int adopt_listener(struct bpf_sock_ops *ctx)
 {
     struct drover_group_key key = {};
     struct drover_event *event;
     struct drover_tag *tag;
     struct bpf_sock *sk = ctx->sk;
-    __u32 result = DROVER_LISTEN_STEERED, index;
+    __u32 result = DROVER_LISTEN_STEERED, index, row;
     __u64 cookie;
     long error = 0;
     int group;
@@ -206,7 +218,10 @@ __noinline int adopt_listener(struct bpf_sock_ops *ctx)
         index = DROVER_LISTENER_INDEX(group, tag->slot & (DROVER_MAX_SLOTS - 1));
         bpf_map_update_elem(&listener_tags, &cookie, tag, BPF_ANY);
         error = bpf_sock_map_update(ctx, &listeners, &index, BPF_NOEXIST);
-        if (error)
+        row = group;
+        if (!error)
+            show_listener(row, tag->slot, sk);
+        else
             result = error == -17 /* EEXIST */ ? DROVER_LISTEN_EXTRA : DROVER_LISTEN_FAILED;
     }
     /* From here on the end of this listener, and of each connection it accepts, is called back. */
@@ -223,6 +238,24 @@ __noinline int adopt_listener(struct bpf_sock_ops *ctx)
     return 0;
 }
 
+/* The listener's queue is gone: nobody may look at it any more. */
+static __always_inline void hide_listener(const struct drover_group_key *key, __u32 slot,
+                                          struct bpf_sock *sk)
+{
+    struct drover_listener_row *listeners;
+    __u32 *row = bpf_map_lookup_elem(&group_index, key);
+    struct tcp_sock *listener;
+
+    if (!config.reads_kernel || !row)
+        return;
+    listeners = bpf_map_lookup_elem(&listener_rows, row);
+    listener = bpf_skc_to_tcp_sock(sk);
+    slot &= DROVER_MAX_SLOTS - 1;
+    /* Not of another one: of several listeners of a worker just one is steered. */
+    if (listeners && listeners->socks[slot] == (__u64)listener)
+        listeners->socks[slot] = 0;
+}
+
 __noinline int forget_listener(struct bpf_sock_ops *ctx)
 {
     struct drover_group_key key = {};
@@ -236,6 +269,7 @@ __noinline int forget_listener(struct bpf_sock_ops *ctx)
     if (!tag)
         return 0;
     key_of(ctx, &key);
+    hide_listener(&key, tag->slot, sk);
     event = new_event(DROVER_EVENT_CLOSE, tag);
     if (event) {
         event->cookie = bpf_get_socket_cookie(ctx);

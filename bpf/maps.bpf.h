@@ -20,7 +20,7 @@ extern const volatile struct drover_config config SEC(".rodata");
 
 /* Run-time state. */
 
-/* Written by the master, read by steer. */
+/* Written by the master, read by steer, which sets `watched`. */
 extern struct drover_control control SEC(".data.control");
 /* Per group: active sets by the master, read by steer; the turn counter by steer. */
 extern struct drover_group groups[DROVER_MAX_GROUPS] SEC(".data.groups");
@@ -111,6 +111,22 @@ struct {
     __type(key, struct drover_pin_key);
     __type(value, __u32);
 } pins __weak SEC(".maps");
+
+/* group → its listeners as the kernel knows them. Written by adopt, read by steer. */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, DROVER_MAX_GROUPS);
+    __type(key, __u32);
+    __type(value, struct drover_listener_row);
+} listener_rows __weak SEC(".maps");
+
+/* group * 2 + half → table. Written by the master while the policy is `source`, read by steer. */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, DROVER_MAX_GROUPS * 2);
+    __type(key, __u32);
+    __type(value, struct drover_source_table);
+} source_tables __weak SEC(".maps");
 
 /* Index group * DROVER_REASON_COUNT + reason → count. Added to by steer, read by the master. Per
  * CPU, so that counting does not bounce a cache line between CPUs. */

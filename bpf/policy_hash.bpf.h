@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0
  *
  * hash: the connection's addresses and ports choose. What the kernel does by itself, over the
- * active set alone; the baseline that the other policies are measured against.
+ * active set alone and by weight; the baseline that the other policies are measured against.
  */
 #ifndef DROVER_POLICY_HASH_BPF_H
 #define DROVER_POLICY_HASH_BPF_H
@@ -10,7 +10,7 @@
 
 static __always_inline __u32 policy_hash(const struct policy_view *view)
 {
-    return scale_to(view->hash, view->count);
+    return at_turn(view, scale_to(view->hash, view->turns));
 }
 
 #endif

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0
  *
  * What a policy sees, and all that it sees. Policies are pure functions
- *     pick(view) → index into view->active, below view->count
+ *     policy(view) → slot, one of view->active
  * so that they also compile natively and are unit-tested without a kernel.
  *
- * They are called with 1 <= count < DROVER_MAX_SLOTS. The masks on indices are for the verifier,
- * which does not know that.
+ * They are called with 1 <= count < DROVER_MAX_SLOTS and count <= turns < DROVER_MAX_TURNS. The
+ * masks on indices are for the verifier, which does not know that.
  */
 #ifndef DROVER_POLICY_VIEW_BPF_H
 #define DROVER_POLICY_VIEW_BPF_H
@@ -19,10 +19,14 @@
 struct policy_view {
     const __u16 *active;             /* the candidates' slots, dense */
     __u32 count;                     /* how many */
+    const __u16 *schedule;           /* the same slots, each as often as its weight says */
+    __u32 turns;                     /* length of the schedule */
     const struct drover_slot *slots; /* every slot's counts, by slot */
+    const __u64 *listeners;          /* every slot's listener, for listener_*(); 0: not known */
     __u32 hash;                      /* of the connection's addresses and ports */
     __u32 random;                    /* new in each call */
     __u64 turn;                      /* 0, 1, 2, … : one more with each SYN of the group */
+    __u64 now;                       /* ns of the monotonic clock */
 };
 
 /* Maps a 32-bit random value or hash evenly to 0 … count - 1, without a division.
@@ -38,11 +42,103 @@ static __always_inline __u32 scale_to(__u32 value, __u32 count)
     return scaled;
 }
 
-static __always_inline __s64 live_at(const struct policy_view *view, __u32 index)
+static __always_inline __u32 candidate(const struct policy_view *view, __u32 index)
 {
-    __u32 slot = view->active[index & (DROVER_MAX_SLOTS - 1)] & (DROVER_MAX_SLOTS - 1);
+    return view->active[index & (DROVER_MAX_SLOTS - 1)] & (DROVER_MAX_SLOTS - 1);
+}
 
-    return *(const volatile __s64 *)&view->slots[slot].live;
+/* The empty asm as above: clang knows a remainder's bound, the verifier does not ("math between
+ * map_value pointer and register with unbounded min value"). */
+static __always_inline __u32 at_turn(const struct policy_view *view, __u32 turn)
+{
+    asm volatile("" : "+r"(turn));
+    return view->schedule[turn & (DROVER_MAX_TURNS - 1)] & (DROVER_MAX_SLOTS - 1);
+}
+
+/* Connections that the slot's worker has or will have to serve. A count may be off by a little, even
+ * below 0, until it is reconciled. */
+static __always_inline __u64 live_of(const struct policy_view *view, __u32 slot)
+{
+    __s64 live = *(const volatile __s64 *)&view->slots[slot].live;
+
+    return live > 0 ? live : 0;
+}
+
+static __always_inline __u64 weight_of(const struct policy_view *view, __u32 slot)
+{
+    return view->slots[slot].weight;
+}
+
+/* Looks at all candidates, and takes the one with the least score for its weight; up to `exact` of
+ * them. Above, the best of LEAST_OF_SAMPLES random ones: the cost per SYN stays flat, and the
+ * balance is nearly that of looking at all.
+ *
+ * Both begin at a place that differs from call to call, so that equals share: several SYNs may be
+ * decided before the first of their handshakes is done and counted.
+ *
+ * Scores are below 2^48 and not 0, so that of two idle workers the heavier is taken. */
+#define LEAST_OF_SAMPLES 4
+
+typedef __u64 (*policy_score)(const struct policy_view *view, __u32 slot);
+
+static __always_inline __u32 least_of_all(const struct policy_view *view, __u32 exact,
+                                          policy_score score)
+{
+    __u32 start = scale_to(view->random, view->count);
+    __u32 best = candidate(view, start);
+    __u64 least = score(view, best), weight = weight_of(view, best);
+
+    for (__u32 i = 1; i < exact; i++) {
+        __u32 index = start + i, slot;
+        __u64 its, its_weight;
+
+        if (i >= view->count)
+            break;
+        /* Subtracted, not set to 0: constants would give the verifier a path for each value
+         * ("BPF program is too large"). */
+        if (index >= view->count)
+            index -= view->count;
+        slot = candidate(view, index);
+        its = score(view, slot);
+        its_weight = weight_of(view, slot);
+        if (its * weight < least * its_weight) {
+            least = its;
+            weight = its_weight;
+            best = slot;
+        }
+    }
+    return best;
+}
+
+static __always_inline __u32 least_of_some(const struct policy_view *view, policy_score score)
+{
+    __u32 random = view->random;
+    __u32 best = candidate(view, scale_to(random, view->count));
+    __u64 least = score(view, best), weight = weight_of(view, best);
+
+    for (__u32 i = 1; i < LEAST_OF_SAMPLES; i++) {
+        __u64 its, its_weight;
+        __u32 slot;
+
+        random = random * 1664525u + 1013904223u; /* the next value of a linear congruence */
+        slot = candidate(view, scale_to(random, view->count));
+        its = score(view, slot);
+        its_weight = weight_of(view, slot);
+        if (its * weight < least * its_weight) {
+            least = its;
+            weight = its_weight;
+            best = slot;
+        }
+    }
+    return best;
+}
+
+static __always_inline __u32 least_of(const struct policy_view *view, __u32 exact,
+                                      policy_score score)
+{
+    if (view->count <= exact)
+        return least_of_all(view, exact, score);
+    return least_of_some(view, score);
 }
 
 #endif

@@ -16,8 +16,10 @@
 #include <bpf/bpf_endian.h>
 
 #include "policy_hash.bpf.h"
+#include "policy_least_busy.bpf.h"
 #include "policy_least_conn.bpf.h"
 #include "policy_round_robin.bpf.h"
+#include "policy_source.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
@@ -80,45 +82,97 @@ static __always_inline int is_syn(struct sk_reuseport_md *ctx)
     return (tcp[13] & 0x12) == 0x02;
 }
 
-/* Asks the policy. Returns an index into the set. A function of its own that the verifier checks
- * once by itself: inlined into the loop below, the paths through it would multiply. */
+/* The entry of the policy `source` for that client. */
+static __always_inline __u32 pick_by_source(__u32 group, __u32 half, __u32 bucket)
+{
+    __u32 index = (group * 2 + (half & 1)) & (DROVER_MAX_GROUPS * 2 - 1);
+    struct drover_source_table *table = bpf_map_lookup_elem(&source_tables, &index);
+
+    if (!table)
+        return 0;
+    return table->slots[bucket & (DROVER_SOURCE_TABLE_ROOM - 1)] & (DROVER_MAX_SLOTS - 1);
+}
+
+/* Asks the policy. Returns a slot. `hash` is the client's bucket where the policy is `source`. A
+ * function of its own that the verifier checks once by itself: inlined into the loop below, the
+ * paths through it would multiply. */
 __noinline __u32 pick(__u32 group, __u32 half, __u32 hash, __u32 random, __u64 turn)
 {
     const struct drover_active_set *set =
         &groups[group & (DROVER_MAX_GROUPS - 1)].sets[half & 1];
+    __u32 row = group & (DROVER_MAX_GROUPS - 1);
+    struct drover_listener_row *listeners = bpf_map_lookup_elem(&listener_rows, &row);
     struct policy_view view = {
         .active = set->slots,
         .count = *(volatile __u32 *)&set->count & (DROVER_MAX_SLOTS - 1),
+        .schedule = set->schedule,
+        .turns = *(volatile __u32 *)&set->turns & (DROVER_MAX_TURNS - 1),
         .slots = slots,
         .hash = hash,
         .random = random,
         .turn = turn,
     };
 
-    if (view.count == 0)
+    if (view.count == 0 || view.turns == 0 || !listeners)
         return 0;
+    view.listeners = listeners->socks;
     switch (control.policy) {
     case DROVER_POLICY_HASH:
         return policy_hash(&view);
     case DROVER_POLICY_ROUND_ROBIN:
         return policy_round_robin(&view);
-    default:
+    case DROVER_POLICY_LEAST_CONN:
         return policy_least_conn(&view);
+    case DROVER_POLICY_SOURCE:
+        return pick_by_source(group, half, hash);
+    default:
+        view.now = bpf_ktime_get_ns();
+        return policy_least_busy(&view);
     }
 }
 
-/* What was chosen: the slot, its place in the active set, the set's size, and which half of the
- * group's two sets it is. */
+/* The number that the policy goes by: the client's bucket, or the kernel's hash of the connection. */
+static __always_inline __u32 hash_of(struct sk_reuseport_md *ctx, struct bpf_sock *migrating)
+{
+    __u32 client[4] = {};
+    long failed;
+    int is_v6;
+
+    if (control.policy != DROVER_POLICY_SOURCE)
+        return ctx->hash;
+    if (migrating) {
+        is_v6 = migrating->family == DROVER_AF_INET6;
+        if (is_v6) {
+            client[0] = migrating->dst_ip6[0];
+            client[1] = migrating->dst_ip6[1];
+            client[2] = migrating->dst_ip6[2];
+            client[3] = migrating->dst_ip6[3];
+        } else {
+            client[0] = migrating->dst_ip4;
+        }
+        failed = 0;
+    } else if (ctx->eth_protocol == bpf_htons(ETH_P_IP)) {
+        is_v6 = 0;
+        failed = bpf_skb_load_bytes_relative(ctx, 12, client, sizeof(client[0]), BPF_HDR_START_NET);
+    } else {
+        is_v6 = 1;
+        failed = bpf_skb_load_bytes_relative(ctx, 8, client, sizeof(client), BPF_HDR_START_NET);
+    }
+    if (failed)
+        return scale_to(ctx->hash, DROVER_SOURCE_TABLE_SIZE);
+    return source_bucket(client, is_v6, control.prefix_v4, control.prefix_v6);
+}
+
+/* What was chosen: the slot, the size of the active set, and which half of the group's two sets it
+ * is. */
 struct choice {
     __u32 slot;
-    __u32 place;
     __u32 count;
     __u32 half;
 };
 
 /* Asks the policy for a slot of the set that is in force. Returns 0, or -1 where the set is empty. */
-static __always_inline int choose(__u32 index, struct sk_reuseport_md *ctx, int is_new,
-                                  struct choice *choice)
+static __always_inline int choose(__u32 index, __u32 hash, int is_new, struct choice *choice)
 {
     struct drover_group *group = &groups[index & (DROVER_MAX_GROUPS - 1)];
     __u32 random = bpf_get_prandom_u32();
@@ -135,14 +189,34 @@ static __always_inline int choose(__u32 index, struct sk_reuseport_md *ctx, int 
         choice->count = *(volatile __u32 *)&set->count & (DROVER_MAX_SLOTS - 1);
         if (choice->count) {
             /* A packet that is no SYN must not advance a policy's state; any member will do. */
-            choice->place = is_new ? pick(index, choice->half, ctx->hash, random, turn)
-                                   : scale_to(random, choice->count);
-            choice->slot = *(volatile __u16 *)&set->slots[choice->place & (DROVER_MAX_SLOTS - 1)];
+            choice->slot = is_new ? pick(index, choice->half, hash, random, turn)
+                                  : *(volatile __u16 *)&set->slots[scale_to(random, choice->count) &
+                                                                   (DROVER_MAX_SLOTS - 1)];
         }
         if (*(volatile __u32 *)&set->version == version)
             return choice->count ? 0 : -1;
     }
     return -1;
+}
+
+/* Has the master watch the queues from the first connection on that may have to wait. Once: until the
+ * master has seen for a while that nothing waits, nobody tells it again. */
+static __always_inline void tell_queued(__u32 slot)
+{
+    struct drover_event *event;
+
+    if (control.watched)
+        return;
+    event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+    if (!event) {
+        __sync_fetch_and_add(&totals.events_lost_total, 1);
+        return;
+    }
+    control.watched = 1;
+    __builtin_memset(event, 0, sizeof(*event));
+    event->kind = DROVER_EVENT_QUEUED;
+    event->slot = slot;
+    bpf_ringbuf_submit(event, 0);
 }
 
 static __always_inline int select_slot(struct sk_reuseport_md *ctx, __u32 group, __u32 slot)
@@ -226,7 +300,7 @@ static __always_inline int find_pin(struct sk_reuseport_md *ctx, __u32 *slot)
 static __always_inline int deliver(struct sk_reuseport_md *ctx, struct bpf_sock *migrating)
 {
     struct choice choice = {};
-    __u32 group, reason, slot;
+    __u32 group, reason, slot, place;
     int is_new;
 
     if (find_group(ctx, &group))
@@ -239,7 +313,7 @@ static __always_inline int deliver(struct sk_reuseport_md *ctx, struct bpf_sock 
     is_new = migrating || is_syn(ctx);
     reason = migrating ? DROVER_MOVED : is_new ? DROVER_PICKED : DROVER_STRAY;
 
-    if (!choose(group, ctx, is_new, &choice)) {
+    if (!choose(group, hash_of(ctx, migrating), is_new, &choice)) {
         slot = choice.slot;
         if (!select_slot(ctx, group, slot))
             goto selected;
@@ -247,10 +321,10 @@ static __always_inline int deliver(struct sk_reuseport_md *ctx, struct bpf_sock 
         if (reason == DROVER_PICKED)
             reason = DROVER_FALLBACK;
         /* From a random place on: the neighbour would get all of the closed one's share. */
-        choice.place = scale_to(bpf_get_prandom_u32(), choice.count);
+        place = scale_to(bpf_get_prandom_u32(), choice.count);
         for (int try = 0; try < FALLBACK_TRIES; try++) {
-            choice.place = choice.place + 1 < choice.count ? choice.place + 1 : 0;
-            slot = groups[group].sets[choice.half].slots[choice.place & (DROVER_MAX_SLOTS - 1)];
+            place = place + 1 < choice.count ? place + 1 : 0;
+            slot = groups[group].sets[choice.half].slots[place & (DROVER_MAX_SLOTS - 1)];
             if (!select_slot(ctx, group, slot))
                 goto selected;
         }
@@ -267,6 +341,8 @@ static __always_inline int deliver(struct sk_reuseport_md *ctx, struct bpf_sock 
 
 selected:
     count_decision(group, reason);
+    if (is_new && slot != DROVER_KEEPER_SLOT)
+        tell_queued(slot);
     if (migrating)
         move_count(ctx->sk, migrating, slot);
     return SK_PASS;

@@ -29,6 +29,18 @@
 /* Index of a listener in the `listeners` map. */
 #define DROVER_LISTENER_INDEX(group, slot) ((group) * DROVER_MAX_SLOTS + (slot))
 
+/* Turns of a schedule, see drover_active_set. */
+#define DROVER_MAX_TURNS 1024u
+
+/* A worker's weight is a number of hundredths. */
+#define DROVER_WEIGHT_ONE 100u
+#define DROVER_MAX_WEIGHT (100u * DROVER_WEIGHT_ONE)
+
+/* Entries of a table of the policy `source` that are used: a prime, as the way it is filled wants
+ * it; why this one is said in userspace/steer/maglev.h. Two tables a group, as with active sets. */
+#define DROVER_SOURCE_TABLE_SIZE 16381u
+#define DROVER_SOURCE_TABLE_ROOM 16384u
+
 /* Families, as the kernel numbers them; spelled out because BPF code includes no libc header. */
 #define DROVER_AF_INET 2u
 #define DROVER_AF_INET6 10u
@@ -37,6 +49,8 @@ enum drover_policy {
     DROVER_POLICY_HASH = 0,
     DROVER_POLICY_ROUND_ROBIN = 1,
     DROVER_POLICY_LEAST_CONN = 2,
+    DROVER_POLICY_LEAST_BUSY = 3,
+    DROVER_POLICY_SOURCE = 4,
     DROVER_POLICY_COUNT
 };
 
@@ -61,7 +75,9 @@ struct drover_group_key {
     __u16 family;
 };
 
-/* The slots of a group that may get new connections now: dense, in no order.
+/* The slots of a group that may get new connections now: dense, in no order. And the same slots by
+ * weight, each as often as its weight says, well mixed: the schedule of the policies that go by
+ * turn or by chance. With equal weights that is the slots once.
  *
  * Two sets a group; `current` in drover_group holds the version that counts, and version v lives in
  * sets[v & 1]. The master zeroes the version of the set that it is about to write, fills it, sets
@@ -71,7 +87,22 @@ struct drover_group_key {
 struct drover_active_set {
     __u32 version; /* 0: being written */
     __u32 count;   /* at most DROVER_MAX_SLOTS - 1 */
+    __u32 turns;   /* of the schedule: at least count, at most DROVER_MAX_TURNS - 1 */
+    __u32 reserved;
     __u16 slots[DROVER_MAX_SLOTS];
+    __u16 schedule[DROVER_MAX_TURNS];
+};
+
+/* Bucket of a client address → slot. Table v & 1 of a group belongs to the active set of version
+ * v. */
+struct drover_source_table {
+    __u16 slots[DROVER_SOURCE_TABLE_ROOM];
+};
+
+/* A group's listeners by slot, as addresses in the kernel: read-only, to look at their queues. 0:
+ * none, or this kernel does not let programs look. */
+struct drover_listener_row {
+    __u64 socks[DROVER_MAX_SLOTS];
 };
 
 struct drover_group {
@@ -91,8 +122,10 @@ struct drover_slot {
     __u64 moved_out_total;   /* waiting connections that went to another listener */
     __u64 closed_total;      /* connections that stopped counting as live */
     __u32 worker;            /* id of the owner; 0: free */
-    __u32 weight;
-    __u64 reserved[2];
+    __u32 weight;            /* in hundredths, at least 1 */
+    __u64 progress_at;       /* when it last finished a connection, or got its only one: ns of the
+                                monotonic clock */
+    __u64 reserved;
 };
 
 /* Rides in each listener's socket storage and is cloned into every connection it accepts. The
@@ -104,6 +137,7 @@ struct drover_tag {
 
 struct drover_config {
     __u32 worker_level;     /* depth of the workers' cgroups below the root of the hierarchy */
+    __u32 reads_kernel;     /* 1: programs may look at listeners' queues (CAP_PERFMON, no lockdown) */
     __u32 named_ports_only; /* 1: only ports with DROVER_PORT_NAMED are shared (--port was given) */
 };
 
@@ -111,7 +145,11 @@ struct drover_config {
 struct drover_control {
     __u32 policy; /* enum drover_policy */
     __u32 pins;   /* entries in `pins`; while it is 0 no connection is looked up there */
-    __u32 reserved[14];
+    __u32 prefix_v4; /* policy source: bits of a client's address that count */
+    __u32 prefix_v6;
+    __u32 watched; /* 1: the master watches the queues; set by steer with DROVER_EVENT_QUEUED,
+                      cleared by the master when there is nothing to be seen any more */
+    __u32 reserved[11];
 };
 
 /* Both ends of a connection as its packets name them: addresses in network order, an IPv4 one in
@@ -140,6 +178,7 @@ enum drover_event_kind {
     DROVER_EVENT_CLOSE = 3,  /* a worker's listener closed */
     DROVER_EVENT_DENIED = 4, /* a worker tried to attach or detach a reuseport program */
     DROVER_EVENT_PARKED = 5, /* a connection waits with a keeper of that port */
+    DROVER_EVENT_QUEUED = 6, /* connections come again: somebody may have to wait */
 };
 
 /* What became of a listener in DROVER_EVENT_LISTEN. */
@@ -171,8 +210,9 @@ struct drover_event {
 #endif
 
 DROVER_ASSERT_SIZE(struct drover_group_key, 20);
-DROVER_ASSERT_SIZE(struct drover_active_set, 8 + 2 * DROVER_MAX_SLOTS);
-DROVER_ASSERT_SIZE(struct drover_group, 128 + 2 * (8 + 2 * DROVER_MAX_SLOTS));
+DROVER_ASSERT_SIZE(struct drover_active_set, 16 + 2 * (DROVER_MAX_SLOTS + DROVER_MAX_TURNS));
+DROVER_ASSERT_SIZE(struct drover_group,
+                   128 + 2 * (16 + 2 * (DROVER_MAX_SLOTS + DROVER_MAX_TURNS)));
 DROVER_ASSERT_SIZE(struct drover_slot, 64);
 DROVER_ASSERT_SIZE(struct drover_tag, 8);
 DROVER_ASSERT_SIZE(struct drover_control, 64);

@@ -70,7 +70,8 @@ TEST_SUITE_BEGIN("crash");
 
 TEST_CASE("connections in the queue of a killed worker are answered by another") {
     Sandbox sandbox;
-    Cluster cluster(sandbox, "web", {"-n", "2", "--policy", "round-robin"}, hello());
+    Cluster cluster(sandbox, "web",
+                    {"-n", "2", "--policy", "round-robin", "--stall-after", "never"}, hello());
     REQUIRE(cluster.wait_ready(2));
     pid_t victim = cluster.pid_of(0);
     REQUIRE(::kill(victim, SIGSTOP) == 0);

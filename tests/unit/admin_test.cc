@@ -64,6 +64,12 @@ class FakeCommands final : public Commands {
     void resume(WorkerId worker, Done done) override {
         note(fmt::format("resume {}", worker), done);
     }
+    void weight(WorkerId worker, int weight, Done done) override {
+        note(fmt::format("weight {} {}", worker, weight), done);
+    }
+    void rescue(WorkerId worker, Done done) override {
+        note(fmt::format("rescue {}", worker), done);
+    }
     void signal(std::optional<WorkerId> worker, int number, Done done) override {
         note(fmt::format("signal {} {}", worker.value_or(0), number), done);
     }
@@ -439,9 +445,11 @@ TEST_SUITE("admin") {
             {"scale", R"({"n":6})", "scale 6"},
             {"drain", R"({"worker":7})", "drain 7"},
             {"resume", R"({"worker":7})", "resume 7"},
+            {"weight", R"({"worker":7,"weight":3})", "weight 7 3"},
+            {"rescue", R"({"worker":7})", "rescue 7"},
             {"signal", R"({"signal":"HUP"})", "signal 0 1"},
             {"signal", R"({"worker":7,"signal":"TERM"})", "signal 7 15"},
-            {"policy", R"({"policy":"round-robin"})", "policy 1"},
+            {"policy", R"({"policy":"round-robin"})", "policy 2"},
             {"send", R"({"worker":7,"data":{"a":[1]}})", R"(send 7 {"a":[1]})"},
             {"send", R"({"data":null})", "send 0 null"},
         };

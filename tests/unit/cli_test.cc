@@ -225,6 +225,12 @@ TEST_CASE("verbs take CLUSTER[/ID] and an argument; the cluster may be left out"
     CHECK(signal.worker == 3);
     CHECK(signal.arguments == std::vector<std::string>{"HUP"});
     CHECK(good({"drain", "web/1"}).worker == 1);
+    for (const char* weight : {"1", "100"}) {
+        auto heavy = good({"weight", "web/7", weight});
+        CHECK(heavy.worker == 7);
+        CHECK(heavy.arguments == std::vector<std::string>{weight});
+    }
+    CHECK(good({"weight", "/7", "3"}).cluster.empty());
 }
 
 TEST_CASE("what a verb cannot take is refused") {
@@ -237,6 +243,10 @@ TEST_CASE("what a verb cannot take is refused") {
     CHECK(mentions(bad({"scale", "257"}), "1 to 256"));
     CHECK(mentions(bad({"scale", "auto"}), "1 to 256"));
     CHECK(mentions(bad({"scale", "web/1", "4"}), "whole cluster"));
+    CHECK(mentions(bad({"weight", "web", "3"}), "weight needs a worker"));
+    CHECK(mentions(bad({"weight", "web/7"}), "is not a number from 1 to 100"));
+    for (const char* weight : {"0", "101", "1.5", "x", ""})
+        CHECK(mentions(bad({"weight", "web/7", weight}), "is not a number from 1 to 100"));
     CHECK(mentions(bad({"signal", "web", "FOO"}), "FOO"));
     CHECK(mentions(bad({"policy", "web", "best"}), "round-robin"));
     CHECK(mentions(bad({"stop", "3"}), "worker 3 of the only one is /3"));
@@ -481,7 +491,11 @@ TEST_CASE("an event is one line in words") {
                    "worker 7: from ready to draining: stop\n"));
     CHECK(
         mentions(line("error", R"({"code":"x","text":"bad\nthing"})"), "worker 7: bad\\nthing\n"));
-    CHECK(mentions(line("rescued", R"({"moved":3})"), "worker 7: moved 3\n"));
+    CHECK(mentions(line("rescued", R"({"moved":3})"),
+                   "worker 7: 3 waiting connections went to others\n"));
+    CHECK(mentions(line("stalled", R"({"queued":3})"), "worker 7: takes no connections, 3 wait\n"));
+    CHECK(mentions(line("recovered", R"({"after_ms":1500})"),
+                   "worker 7: takes connections again, after 1.5s\n"));
     auto scaled = parse_json(
         R"({"time":"T","cluster":"web","event":"scaled","worker":null,"data":{"from":4,"to":6}})");
     CHECK(render_event(scaled, plain()) == "T  scaled        web          from 4 to 6 workers\n");

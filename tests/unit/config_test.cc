@@ -21,6 +21,10 @@ const std::map<std::string_view, std::string> kGoodValues = {
     {"workers", "4"},
     {"port", "80"},
     {"policy", "hash"},
+    {"source-prefix", "24/56"},
+    {"slow-start", "30s"},
+    {"stall-after", "2s"},
+    {"stall-kill", "1m"},
     {"user", "nobody"},
     {"group", "nogroup"},
     {"cwd", "/srv"},
@@ -91,8 +95,67 @@ TEST_CASE("an option's error names the option, the value and what is allowed") {
     auto text = error_of("policy", "hsah");
     CHECK(mentions(text, "--policy"));
     CHECK(mentions(text, "hsah"));
-    CHECK(mentions(text, "hash, round-robin, least-conn or shared"));
+    CHECK(mentions(text, "least-busy, least-conn, round-robin, hash, source or shared"));
     CHECK(mentions(error_of("polcy", "hash"), "--polcy"));
+}
+
+TEST_CASE("the policy is least-busy where none is named, and each other one has its name") {
+    CHECK(Config{}.policy == Policy::least_busy);
+    const std::map<std::string, Policy> policies = {
+        {"least-busy", Policy::least_busy},   {"least-conn", Policy::least_conn},
+        {"round-robin", Policy::round_robin}, {"hash", Policy::hash},
+        {"source", Policy::source},           {"shared", Policy::shared}};
+    for (const auto& [name, policy] : policies) {
+        CAPTURE(name);
+        CHECK(parse_policy(name) == policy);
+        CHECK(name_of(policy) == name);
+    }
+}
+
+TEST_CASE("source-prefix: bits of an IPv4 address, and after a slash of an IPv6 one") {
+    auto prefix_of = [](const std::string& text) {
+        Config config;
+        config.source_prefix = {1, 1};  // what is left out gets its default, not what there was
+        REQUIRE(set_option(config, "source-prefix", text).has_value());
+        return config.source_prefix;
+    };
+    CHECK(Config{}.source_prefix == SourcePrefix{32, 64});
+    CHECK(prefix_of("24") == SourcePrefix{24, 64});
+    CHECK(prefix_of("24/56") == SourcePrefix{24, 56});
+    CHECK(prefix_of("0/0") == SourcePrefix{0, 0});
+    CHECK(prefix_of("32/128") == SourcePrefix{32, 128});
+    for (const char* value : {"", "33", "-1", "24/129", "24/", "/56", "24/56/8", "24 ", "x"}) {
+        CAPTURE(value);
+        CHECK(mentions(error_of("source-prefix", value), "--source-prefix"));
+    }
+}
+
+TEST_CASE("slow-start: none where it is not named") {
+    CHECK(Config{}.slow_start == 0ms);
+    Config config;
+    REQUIRE(set_option(config, "slow-start", "1500ms").has_value());
+    CHECK(config.slow_start == 1500ms);
+    REQUIRE(set_option(config, "slow-start", "0s").has_value());
+    CHECK(config.slow_start == 0ms);
+    CHECK(mentions(error_of("slow-start", "soon"), "--slow-start"));
+}
+
+TEST_CASE("stall-after and stall-kill: a time, or never") {
+    Config config;
+    CHECK(config.stall_after == 500ms);
+    CHECK(config.stall_kill == 0ms);
+    for (const char* option : {"stall-after", "stall-kill"}) {
+        CAPTURE(option);
+        REQUIRE(set_option(config, option, "750ms").has_value());
+        CHECK(mentions(error_of(option, "0s"), "or never"));
+        CHECK(mentions(error_of(option, "seldom"), "or never"));
+    }
+    CHECK(config.stall_after == 750ms);
+    CHECK(config.stall_kill == 750ms);
+    for (const char* option : {"stall-after", "stall-kill"})
+        REQUIRE(set_option(config, option, "never").has_value());
+    CHECK(config.stall_after == 0ms);
+    CHECK(config.stall_kill == 0ms);
 }
 
 TEST_CASE("values outside of an option's range are refused") {

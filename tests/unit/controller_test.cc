@@ -50,6 +50,8 @@ class FakeCommands final : public Commands {
     void resume(WorkerId worker, Done done) override {
         note(fmt::format("resume {}", worker), done);
     }
+    void weight(WorkerId, int, Done done) override { done({}); }
+    void rescue(WorkerId, Done done) override { done({}); }
     void signal(std::optional<WorkerId> worker, int number, Done done) override {
         note(fmt::format("signal {} {}", worker.value_or(0), number), done);
     }

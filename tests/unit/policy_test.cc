@@ -10,31 +10,14 @@
 #include <algorithm>
 #include <array>
 #include <map>
-#include <numeric>
 #include <random>
 #include <vector>
 
+#include "policy_bench.h"
+
+using drover::test::Bench;
+
 namespace {
-
-// A view over slots of its own. Slot numbers are not 0 … count − 1 and in no order, so that a
-// policy that mistook an index for a slot would be found out.
-struct Bench {
-    std::vector<__u16> active;
-    std::array<drover_slot, DROVER_MAX_SLOTS> slots{};
-    policy_view view{};
-    std::minstd_rand random{42};
-
-    explicit Bench(__u32 count) : active(DROVER_MAX_SLOTS) {
-        for (__u32 i = 0; i < count; i++)
-            active[i] = static_cast<__u16>((i * 9 + 100) % DROVER_KEEPER_SLOT);
-        for (auto& slot : slots) slot.live = -1'000'000;  // of slots that are not active: tempting
-        for (__u32 i = 0; i < count; i++) slots[active[i]].live = 0;
-        view = {active.data(), count, slots.data(), 0, 0, 0};
-    }
-
-    __s64& live(__u32 index) { return slots[active[index]].live; }
-    __u32 any() { return static_cast<__u32>(random()) << 16 ^ static_cast<__u32>(random()); }
-};
 
 // The edges, and a few in between.
 const std::vector<__u32> kValues = {0,          1,          0x7FFFFFFF, 0x80000000,
@@ -42,20 +25,21 @@ const std::vector<__u32> kValues = {0,          1,          0x7FFFFFFF, 0x800000
 
 }  // namespace
 
-TEST_CASE("policies: never out of range, for each possible number of workers") {
+TEST_CASE("policies: always one of the active slots, for each possible number of workers") {
     for (__u32 count = 1; count < DROVER_MAX_SLOTS; count++) {
         Bench bench(count);
         for (__u32 i = 0; i < count; i++) bench.live(i) = static_cast<__s64>(bench.any() % 50);
-        __u32 highest = 0;
+        int wrong = 0;
         auto look = [&](__u32 value) {
             bench.view.hash = bench.view.random = value;
             bench.view.turn = (static_cast<__u64>(value) << 32) + value;
-            highest = std::max({highest, policy_hash(&bench.view), policy_round_robin(&bench.view),
-                                policy_least_conn(&bench.view)});
+            for (auto* policy :
+                 {policy_hash, policy_round_robin, policy_least_conn, policy_least_busy})
+                if (bench.index_of(policy(&bench.view)) == count) wrong++;
         };
         for (__u32 value : kValues) look(value);
         for (int i = 0; i < 100; i++) look(bench.any());
-        CHECK_MESSAGE(highest < count, "count ", count);
+        CHECK_MESSAGE(wrong == 0, "count ", count);
     }
 }
 
@@ -78,7 +62,7 @@ TEST_CASE("round-robin: k times count connections are k for each") {
         constexpr int kRounds = 9;
         bench.view.turn = 12'345;  // wherever the counter stands
         for (__u32 i = 0; i < kRounds * count; i++) {
-            __u32 index = policy_round_robin(&bench.view);
+            __u32 index = bench.index_of(policy_round_robin(&bench.view));
             CHECK(index == bench.view.turn % count);
             hits[index]++;
             bench.view.turn++;
@@ -87,13 +71,53 @@ TEST_CASE("round-robin: k times count connections are k for each") {
     }
 }
 
+TEST_CASE("round-robin: weights 1 : 2 : 4 are exact over k times the turns, from any turn on") {
+    Bench bench(3, {100, 200, 400});
+    REQUIRE(bench.view.turns == 7);
+    for (__u64 first : {0ull, 3ull, 12'345ull}) {
+        std::array<int, 3> hits{};
+        bench.view.turn = first;
+        for (int i = 0; i < 9 * 7; i++) {
+            hits.at(bench.index_of(policy_round_robin(&bench.view)))++;
+            bench.view.turn++;
+        }
+        CHECK(hits == std::array{9, 18, 36});
+    }
+}
+
+TEST_CASE("round-robin: weights in hundredths are as exact, and so is the longest schedule") {
+    Bench warming(4, {25, 100, 100, 50});
+    std::array<int, 4> hits{};
+    for (int i = 0; i < 11; i++, warming.view.turn++)
+        hits.at(warming.index_of(policy_round_robin(&warming.view)))++;
+    CHECK(hits == std::array{1, 4, 4, 2});
+
+    Bench longest(2, {1, 1022});
+    REQUIRE(longest.view.turns == DROVER_MAX_TURNS - 1);
+    int light = 0;
+    for (int i = 0; i < 1023 * 3; i++, longest.view.turn++)
+        if (longest.index_of(policy_round_robin(&longest.view)) == 0) light++;
+    CHECK(light == 3);
+}
+
+TEST_CASE("hash: equal parts of the hashes are the turns of the schedule, so weights are exact") {
+    Bench bench(3, {100, 200, 400});
+    std::array<int, 3> hits{};
+    constexpr __u64 kHashes = 7 * 1000;
+    for (__u64 i = 0; i < kHashes; i++) {
+        bench.view.hash = static_cast<__u32>(((i << 32) + kHashes - 1) / kHashes);
+        hits.at(bench.index_of(policy_hash(&bench.view)))++;
+    }
+    CHECK(hits == std::array{1000, 2000, 4000});
+}
+
 TEST_CASE("hash: the same connection goes to the same worker, whatever the load") {
     Bench bench(8);
     bench.view.hash = 0x12345678;
     __u32 first = policy_hash(&bench.view);
     bench.view.random = 99;
     bench.view.turn = 5;
-    bench.live(first) = 1'000'000;
+    bench.slots[first].live = 1'000'000;
     CHECK(policy_hash(&bench.view) == first);
 }
 
@@ -104,7 +128,7 @@ TEST_CASE("hash: many connections are spread evenly") {
     constexpr int kConnections = 80'000;
     for (int i = 0; i < kConnections; i++) {
         bench.view.hash = static_cast<__u32>(hashes());
-        hits[policy_hash(&bench.view)]++;
+        hits[bench.index_of(policy_hash(&bench.view))]++;
     }
     for (int hit : hits) {
         CHECK(hit > 9'500);
@@ -120,11 +144,13 @@ TEST_CASE("least-conn: up to 32 workers it is the one with the fewest, always") 
             // Negative ones too: a count may be off by a little until it is reconciled.
             for (__u32 i = 0; i < count; i++) bench.live(i) = static_cast<__s64>(counts() % 9) - 2;
             bench.view.random = bench.any();
-            __u32 index = policy_least_conn(&bench.view);
+            __u32 index = bench.index_of(policy_least_conn(&bench.view));
             REQUIRE(index < count);
-            __s64 fewest = bench.live(0);
-            for (__u32 i = 1; i < count; i++) fewest = std::min(fewest, bench.live(i));
-            REQUIRE(bench.live(index) == fewest);
+            // Below 0 is as good as 0.
+            auto live = [&bench](__u32 i) { return std::max<__s64>(bench.live(i), 0); };
+            __s64 fewest = live(0);
+            for (__u32 i = 1; i < count; i++) fewest = std::min(fewest, live(i));
+            REQUIRE(live(index) == fewest);
         }
     }
 }
@@ -137,7 +163,7 @@ TEST_CASE("least-conn: the only one with the fewest is found at each place, from
             for (__u32 start = 0; start < count; start++) {
                 bench.view.random =
                     static_cast<__u32>(((static_cast<__u64>(start) << 32) / count) + 1);
-                REQUIRE(policy_least_conn(&bench.view) == place);
+                REQUIRE(bench.index_of(policy_least_conn(&bench.view)) == place);
             }
         }
     }
@@ -151,7 +177,7 @@ TEST_CASE("least-conn: equals share, so a burst before the first count does not 
         constexpr int kEach = 1000;
         for (__u32 i = 0; i < kEach * count; i++) {
             bench.view.random = static_cast<__u32>(random());
-            hits[policy_least_conn(&bench.view)]++;
+            hits[bench.index_of(policy_least_conn(&bench.view))]++;
         }
         for (int hit : hits) {
             CHECK(hit > kEach * 8 / 10);
@@ -164,7 +190,7 @@ TEST_CASE("least-conn: 1,024 long-lived connections over 8 workers are 128 each"
     Bench bench(8);
     for (int i = 0; i < 1024; i++) {
         bench.view.random = bench.any();
-        bench.live(policy_least_conn(&bench.view))++;
+        bench.slots[policy_least_conn(&bench.view)].live++;
     }
     for (__u32 i = 0; i < 8; i++) CHECK(bench.live(i) == 128);
 }
@@ -174,7 +200,7 @@ TEST_CASE("least-conn: above 32 workers 100,000 connections over 100 workers are
     std::mt19937 random(5);
     for (int i = 0; i < 100'000; i++) {
         bench.view.random = static_cast<__u32>(random());
-        bench.live(policy_least_conn(&bench.view))++;
+        bench.slots[policy_least_conn(&bench.view)].live++;
     }
     __s64 total = 0;
     for (__u32 i = 0; i < 100; i++) {
@@ -193,7 +219,7 @@ TEST_CASE("least-conn: above 32 workers the busiest is taken only where all samp
     int taken = 0;
     for (int i = 0; i < 100'000; i++) {
         bench.view.random = static_cast<__u32>(random());
-        if (policy_least_conn(&bench.view) == 17) taken++;
+        if (bench.index_of(policy_least_conn(&bench.view)) == 17) taken++;
     }
     CHECK(taken < 20);  // 100,000 / 100^4 is none; one sample alone would be 1,000
 }
@@ -204,8 +230,69 @@ TEST_CASE("least-conn: 33 workers are sampled, and each is chosen now and then")
     std::map<__u32, int> hits;
     for (int i = 0; i < 33'000; i++) {
         bench.view.random = static_cast<__u32>(random());
-        hits[policy_least_conn(&bench.view)]++;
+        hits[bench.index_of(policy_least_conn(&bench.view))]++;
     }
     CHECK(hits.size() == 33);
     for (const auto& [index, hit] : hits) CHECK_MESSAGE(hit > 800, "index ", index);
+}
+
+TEST_CASE("least-conn: a count below 0 is as good as none, not better") {
+    Bench bench(2);
+    bench.live(0) = -7;
+    std::array<int, 2> hits{};
+    for (int i = 0; i < 1000; i++) {
+        bench.view.random = bench.any();
+        hits.at(bench.index_of(policy_least_conn(&bench.view)))++;
+    }
+    CHECK(hits[0] > 400);
+    CHECK(hits[1] > 400);
+    // And it is no unsigned number that would be the largest of all.
+    bench.live(1) = 1;
+    CHECK(bench.index_of(policy_least_conn(&bench.view)) == 0);
+}
+
+TEST_CASE("least-conn: connections that stay are shared by weight, exactly") {
+    for (const auto& weights : {std::vector<__u32>{100, 200, 400}, {25, 50, 100}}) {
+        Bench bench(3, weights);
+        for (int i = 0; i < 700; i++) {
+            bench.view.random = bench.any();
+            bench.slots[policy_least_conn(&bench.view)].live++;
+        }
+        CHECK(bench.live(0) == 100);
+        CHECK(bench.live(1) == 200);
+        CHECK(bench.live(2) == 400);
+    }
+}
+
+TEST_CASE("least-conn: of idle workers the heaviest is taken") {
+    Bench bench(5, {100, 100, 101, 1, 100});
+    for (int i = 0; i < 100; i++) {
+        bench.view.random = bench.any();
+        REQUIRE(bench.index_of(policy_least_conn(&bench.view)) == 2);
+    }
+}
+
+TEST_CASE("least-conn: above 32 workers weights count as well") {
+    std::vector<__u32> weights;
+    for (int i = 0; i < 80; i++) weights.push_back(i % 2 == 0 ? 100 : 300);
+    Bench bench(80, weights);
+    std::mt19937 random(19);
+    for (int i = 0; i < 16'000; i++) {
+        bench.view.random = static_cast<__u32>(random());
+        bench.slots[policy_least_conn(&bench.view)].live++;
+    }
+    for (__u32 i = 0; i < 80; i++) {
+        __s64 due = i % 2 == 0 ? 100 : 300;
+        CHECK_MESSAGE(std::abs(bench.live(i) - due) <= due / 10, "index ", i);
+    }
+}
+
+TEST_CASE("least-conn: the largest counts and weights do not overflow") {
+    Bench bench(2, {DROVER_MAX_WEIGHT, DROVER_MAX_WEIGHT});
+    bench.live(0) = 1'000'000'001;
+    bench.live(1) = 1'000'000'000;
+    for (int i = 0; i < 20; i++) {
+        bench.view.random = bench.any();
+        REQUIRE(bench.index_of(policy_least_conn(&bench.view)) == 1);
+    }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Signs of life, on the supervisor's rig: probes, the watchdog, load, "I stop".
+// Signs of life, on the supervisor's rig: probes, the watchdog, load, "I stop", stalls; weights.
 #include "supervisor_rig.h"
 
 using namespace drover;
@@ -163,5 +163,127 @@ TEST_CASE("signs: the policy shared cannot be taken or left while the cluster ru
     ReadyRig rig(1);
     auto set = rig.ask([&](Done done) { rig.supervisor->policy(Policy::shared, done); });
     CHECK(set->code() == "bad-state");
-    CHECK(rig.supervisor->status().policy == "least-conn");
+    CHECK(rig.supervisor->status().policy == "least-busy");
+}
+
+TEST_CASE("stall: a worker that takes no connections gets none, and its queue is moved") {
+    ReadyRig rig(2);
+    rig.supervisor->on_stalled(1, 7);
+    CHECK(rig.calls() == "deactivate 1, rescue 1");
+    CHECK(rig.worker(1)->flags == std::vector<std::string>{"stalled"});
+    CHECK(rig.is(1, State::ready));
+    CHECK(std::get<StalledData>(rig.events_of(EventKind::stalled).back().data).queued == 7);
+    rig.supervisor->on_rescued(1, uint64_t{7});
+    CHECK(std::get<RescuedData>(rig.events_of(EventKind::rescued).back().data).moved == 7);
+    rig.supervisor->on_recovered(1);
+    CHECK(rig.active() == "1 2");
+    CHECK(rig.worker(1)->flags.empty());
+    CHECK(rig.events_of(EventKind::recovered).size() == 1);
+}
+
+TEST_CASE("stall: as long as connections wait for a stalled worker they are moved, told once") {
+    ReadyRig rig(2);
+    rig.supervisor->on_stalled(1, 7);
+    rig.supervisor->on_rescued(1, fail("not-frozen", "it could not be stopped"));
+    CHECK(rig.events_of(EventKind::error).empty());
+    rig.supervisor->on_stalled(1, 7);
+    CHECK(rig.count("rescue 1") == 2);
+    CHECK(rig.events_of(EventKind::stalled).size() == 1);
+}
+
+TEST_CASE("stall: the last worker that serves is only reported") {
+    ReadyRig rig(2);
+    rig.supervisor->on_stalled(1, 1);
+    rig.supervisor->on_stalled(2, 1);
+    CHECK(rig.calls() == "deactivate 1, rescue 1");
+    CHECK(rig.active() == "2");
+    CHECK(rig.worker(2)->flags == std::vector<std::string>{"stalled"});
+    rig.supervisor->on_recovered(2);
+    CHECK(rig.active() == "2");
+}
+
+TEST_CASE("stall: a held worker that recovers stays held, one that is resumed stays stalled") {
+    ReadyRig rig(3);
+    rig.supervisor->on_stalled(1, 1);
+    auto drained = rig.drain(1);
+    rig.supervisor->on_recovered(1);
+    CHECK(rig.active() == "2 3");
+    CHECK(rig.until([&] { return drained->ok(); }));
+    rig.supervisor->on_stalled(1, 1);
+    auto resumed = rig.resume(1);
+    CHECK(resumed->ok());
+    CHECK(rig.active() == "2 3");
+    rig.supervisor->on_recovered(1);
+    CHECK(rig.active() == "1 2 3");
+}
+
+TEST_CASE("stall: a worker that hangs for --stall-kill is killed and replaced") {
+    Config config = config_of(2);
+    config.stall_kill = 20ms;
+    ReadyRig rig(config);
+    rig.supervisor->on_stalled(1, 1);
+    CHECK(rig.until([&] { return rig.called("kill 1"); }));
+    rig.dies(1);
+    CHECK(std::get<ExitData>(rig.events_of(EventKind::exit).back().data).exit.reason ==
+          ExitReason::stalled);
+    CHECK(rig.until([&] { return rig.called("spawn 3"); }));
+}
+
+TEST_CASE("stall: without --stall-kill, or when it recovers in time, nobody is killed") {
+    Config config = config_of(2);
+    config.stall_kill = 40ms;
+    ReadyRig rig(config);
+    rig.supervisor->on_stalled(1, 1);
+    rig.turn(10ms);
+    rig.supervisor->on_recovered(1);
+    rig.turn(80ms);
+    CHECK_FALSE(rig.called("kill 1"));
+    ReadyRig patient(2);
+    patient.supervisor->on_stalled(1, 1);
+    patient.turn(80ms);
+    CHECK_FALSE(patient.called("kill 1"));
+}
+
+TEST_CASE("stall: a stalled worker that dies is replaced by one that is not") {
+    ReadyRig rig(2);
+    rig.supervisor->on_stalled(1, 1);
+    rig.dies(1);
+    REQUIRE(rig.until([&] { return rig.worker(3).has_value(); }));
+    rig.becomes_ready(3);
+    CHECK(rig.active() == "2 3");
+    CHECK(rig.worker(3)->flags.empty());
+}
+
+TEST_CASE("stall: a rescue that is asked for is answered with what became of it") {
+    ReadyRig rig(2);
+    auto rescued = rig.ask([&](Done done) { rig.supervisor->rescue(1, done); });
+    CHECK(rig.called("rescue 1"));
+    CHECK_FALSE(rescued->came());
+    rig.supervisor->on_rescued(1, uint64_t{0});
+    CHECK(rescued->ok());
+    CHECK(rig.events_of(EventKind::rescued).empty());  // nothing was moved
+    auto refused = rig.ask([&](Done done) { rig.supervisor->rescue(1, done); });
+    rig.supervisor->on_rescued(1, fail("not-frozen", "it could not be stopped"));
+    CHECK(refused->code() == "not-frozen");
+    CHECK(rig.ask([&](Done done) { rig.supervisor->rescue(9, done); })->code() == "no-such-worker");
+    auto gone = rig.ask([&](Done done) { rig.supervisor->rescue(1, done); });
+    rig.dies(1);
+    CHECK(gone->code() == "no-such-worker");
+}
+
+TEST_CASE("weight: it is the instance's, whatever worker it has") {
+    ReadyRig rig(2);
+    auto set = rig.ask([&](Done done) { rig.supervisor->weight(1, 3, done); });
+    CHECK(set->ok());
+    CHECK(rig.calls() == "weight 1 3");
+    CHECK(rig.worker(1)->weight == 3);
+    rig.effects.calls.clear();
+    rig.dies(1);
+    REQUIRE(rig.until([&] { return rig.called("spawn 3"); }));
+    CHECK(rig.called("weight 3 3"));
+    CHECK(rig.worker(3)->weight == 3);
+    CHECK(rig.ask([&](Done done) { rig.supervisor->weight(2, 0, done); })->code() == "bad-value");
+    CHECK(rig.ask([&](Done done) { rig.supervisor->weight(2, 101, done); })->code() == "bad-value");
+    CHECK(rig.ask([&](Done done) { rig.supervisor->weight(9, 1, done); })->code() ==
+          "no-such-worker");
 }

@@ -71,6 +71,14 @@ class FakeEffects : public Effects {
         CHECK(probed.insert(id).second);  // one at a time
         calls.push_back(fmt::format("probe {} {}", id, path));
     }
+    void rescue(WorkerId id) override {
+        CHECK(living.contains(id));
+        calls.push_back(fmt::format("rescue {}", id));
+    }
+    void set_weight(WorkerId id, int weight) override {
+        CHECK(living.contains(id));
+        calls.push_back(fmt::format("weight {} {}", id, weight));
+    }
     void kill(WorkerId id) override {
         calls.push_back(fmt::format("kill {}", id));
         CHECK(living.contains(id));

@@ -55,6 +55,18 @@ void Narrator::on_event(const supervisor::Event& event, const supervisor::Superv
                                       data.reason));
             break;
         }
+        case EventKind::stalled: {
+            const auto& data = std::get<supervisor::StalledData>(event.data);
+            log::warn(fmt::format("{}: worker {} (pid {}) takes no connections: {} wait for it",
+                                  who, event.worker->id, event.worker->pid, data.queued));
+            break;
+        }
+        case EventKind::recovered: {
+            const auto& data = std::get<supervisor::RecoveredData>(event.data);
+            log::info(fmt::format("{}: worker {} takes connections again, after {} ms", who,
+                                  event.worker->id, data.after.count()));
+            break;
+        }
         case EventKind::scaled: {
             const auto& data = std::get<supervisor::ScaledData>(event.data);
             log::info(fmt::format("{}: scaled from {} to {} workers", who, data.from, data.to));

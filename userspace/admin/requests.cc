@@ -48,6 +48,22 @@ Result<void> resume(Commands& commands, const Json& args, Commands::Done done) {
     return {};
 }
 
+Result<void> change_weight(Commands& commands, const Json& args, Commands::Done done) {
+    auto worker = required_worker(args);
+    if (!worker) return tl::unexpected(worker.error());
+    auto wanted = weight(args);
+    if (!wanted) return tl::unexpected(wanted.error());
+    commands.weight(*worker, *wanted, std::move(done));
+    return {};
+}
+
+Result<void> rescue(Commands& commands, const Json& args, Commands::Done done) {
+    auto worker = required_worker(args);
+    if (!worker) return tl::unexpected(worker.error());
+    commands.rescue(*worker, std::move(done));
+    return {};
+}
+
 Result<void> send_signal(Commands& commands, const Json& args, Commands::Done done) {
     auto worker = optional_worker(args);
     if (!worker) return tl::unexpected(worker.error());
@@ -78,8 +94,10 @@ struct NamedVerb {
     Verb call;
 };
 constexpr NamedVerb kVerbs[] = {
-    {"stop", stop},     {"restart", restart},    {"scale", scale},          {"drain", drain},
-    {"resume", resume}, {"signal", send_signal}, {"policy", change_policy}, {"send", send_message},
+    {"stop", stop},         {"restart", restart},      {"scale", scale},
+    {"drain", drain},       {"weight", change_weight}, {"rescue", rescue},
+    {"resume", resume},     {"signal", send_signal},   {"policy", change_policy},
+    {"send", send_message},
 };
 
 Verb find_verb(std::string_view name) {

@@ -40,6 +40,8 @@ class Commands {
     virtual void scale(int workers, Done done) = 0;
     virtual void drain(WorkerId worker, Done done) = 0;
     virtual void resume(WorkerId worker, Done done) = 0;
+    virtual void weight(WorkerId worker, int weight, Done done) = 0;
+    virtual void rescue(WorkerId worker, Done done) = 0;
     virtual void signal(std::optional<WorkerId> worker, int number, Done done) = 0;
     virtual void policy(supervisor::Policy policy, Done done) = 0;
     // `data` is JSON text.

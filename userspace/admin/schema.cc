@@ -124,6 +124,18 @@ Json data_of(const RestartLimitData& data) {
     return {{"restarts", data.restarts}, {"within_ms", data.within.count()}};
 }
 
+Json data_of(const StalledData& data) {
+    return {{"queued", data.queued}};
+}
+
+Json data_of(const RescuedData& data) {
+    return {{"moved", data.moved}};
+}
+
+Json data_of(const RecoveredData& data) {
+    return {{"after_ms", data.after.count()}};
+}
+
 Json data_of(const MessageData& data) {
     using Kind = worker::Address::Kind;
     Json from = data.from != 0 ? Json(data.from) : Json("master");
@@ -293,6 +305,12 @@ Result<int> worker_count(const Json& args) {
     auto count = integer(member(args, "n"), 0, INT_MAX);
     if (!count) return bad_value("\"n\" must be the wanted number of workers");
     return static_cast<int>(*count);
+}
+
+Result<int> weight(const Json& args) {
+    auto weight = integer(member(args, "weight"), 0, INT_MAX);
+    if (!weight) return bad_value("\"weight\" must be a number: 1 to 100");
+    return static_cast<int>(*weight);
 }
 
 Result<int> signal_number(const Json& args) {

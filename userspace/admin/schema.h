@@ -65,6 +65,7 @@ struct Request {
 [[nodiscard]] Result<std::optional<supervisor::WorkerId>> optional_worker(const Json& args);
 [[nodiscard]] Result<supervisor::WorkerId> required_worker(const Json& args);
 [[nodiscard]] Result<int> worker_count(const Json& args);   // "n"; the range is the supervisor's
+[[nodiscard]] Result<int> weight(const Json& args);         // "weight"; likewise
 [[nodiscard]] Result<int> signal_number(const Json& args);  // "signal": "TERM", "SIGTERM" or 15
 [[nodiscard]] Result<supervisor::Policy> policy(const Json& args);
 // Any JSON value, as text. Error "bad-value" where it is absent.

@@ -29,6 +29,12 @@ class SupervisorCommands final : public Commands {
     void resume(WorkerId worker, Done done) override {
         supervisor_.resume(worker, std::move(done));
     }
+    void weight(WorkerId worker, int weight, Done done) override {
+        supervisor_.weight(worker, weight, std::move(done));
+    }
+    void rescue(WorkerId worker, Done done) override {
+        supervisor_.rescue(worker, std::move(done));
+    }
     void signal(std::optional<WorkerId> worker, int number, Done done) override {
         supervisor_.signal(worker, number, std::move(done));
     }

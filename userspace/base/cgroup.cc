@@ -114,6 +114,23 @@ std::vector<std::string> Cgroup::children() const {
     return names;
 }
 
+Result<void> Cgroup::freeze(bool frozen) const {
+    std::ofstream file(path_ + "/cgroup.freeze");
+    file << (frozen ? "1" : "0");
+    file.flush();
+    if (!file)
+        return fail_errno(errno, fmt::format("{} cgroup {}", frozen ? "freeze" : "thaw", path_));
+    return {};
+}
+
+bool Cgroup::is_frozen() const {
+    return number_after(read_file(path_ + "/cgroup.events"), "frozen") == 1;
+}
+
+Fd Cgroup::open_events() const {
+    return Fd(::open((path_ + "/cgroup.events").c_str(), O_RDONLY | O_CLOEXEC));
+}
+
 void Cgroup::kill() const {
     std::ofstream(path_ + "/cgroup.kill") << "1";
 }

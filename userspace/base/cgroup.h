@@ -38,6 +38,11 @@ class Cgroup {
     [[nodiscard]] uint64_t cpu_microseconds() const;  // 0 where unknown
     [[nodiscard]] uint64_t memory_bytes() const;      // memory.current, else the RSS of its pids
     [[nodiscard]] std::vector<std::string> children() const;  // names of sub-cgroups
+    // Stops all its processes, wherever they are, or lets them go on. They have stopped when
+    // is_frozen(); open_events() then has something new (EPOLLPRI).
+    [[nodiscard]] Result<void> freeze(bool frozen) const;
+    [[nodiscard]] bool is_frozen() const;
+    [[nodiscard]] Fd open_events() const;
     void kill() const;                          // SIGKILL to all of it, children included
     [[nodiscard]] Result<void> remove() const;  // the folder and its sub-folders
 

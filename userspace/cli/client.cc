@@ -40,6 +40,7 @@ Json args_of(const Invocation& invocation) {
     if (invocation.verb == "scale") args["n"] = std::stoi(argument);  // parse() checked it
     if (invocation.verb == "policy") args["policy"] = argument;
     if (invocation.verb == "send") args["data"] = Json::parse(argument, nullptr, false);
+    if (invocation.verb == "weight") args["weight"] = std::stoi(argument);
     if (invocation.verb == "signal")
         args["signal"] = supervisor::signal_name(*supervisor::parse_signal(argument));
     return args;
@@ -131,6 +132,8 @@ std::string done_text(const Invocation& invocation) {
         return fmt::format("drained {}; it gets no new connections until \"drover resume {}\"", who,
                            who);
     if (verb == "resume") return fmt::format("resumed {}", who);
+    if (verb == "weight") return fmt::format("{} has weight {}", who, argument);
+    if (verb == "rescue") return fmt::format("moved what waited for {}", who);
     if (verb == "signal")
         return fmt::format("sent SIG{} to {}",
                            supervisor::signal_name(*supervisor::parse_signal(argument)), who);

@@ -122,6 +122,13 @@ Result<void> check_argument(const Verb& verb, const std::string& text) {
             return refuse(fmt::format("scale: \"{}\" is not a number from 1 to 256: {}", text,
                                       usage_of(verb)));
     }
+    if (verb.name == "weight") {
+        int weight = 0;
+        auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), weight);
+        if (error != std::errc() || end != text.data() + text.size() || weight < 1 || weight > 100)
+            return refuse(fmt::format("weight: \"{}\" is not a number from 1 to 100: {}", text,
+                                      usage_of(verb)));
+    }
     if (verb.name == "signal")
         if (auto signal = supervisor::parse_signal(text); !signal)
             return wrap(signal.error(), "signal");

@@ -161,6 +161,13 @@ std::string event_text(const std::string& kind, const Json& worker, const Json& 
         return fmt::format("from {} to {}{}{}", show(data, "from"), show(data, "to"),
                            why.empty() ? "" : ": ", why);
     }
+    if (kind == "stalled")
+        return fmt::format("takes no connections, {} wait", show(data, "queued"));
+    if (kind == "rescued")
+        return fmt::format("{} waiting connections went to others", show(data, "moved"));
+    if (kind == "recovered" && field(data, "after_ms").is_number())
+        return "takes connections again, after " +
+               human_duration(std::chrono::milliseconds(number_of(data, "after_ms")));
     if (kind == "scaled")
         return fmt::format("from {} to {} workers", show(data, "from"), show(data, "to"));
     if (kind == "restart-limit" && field(data, "restarts").is_number())
@@ -271,7 +278,8 @@ std::string render_event(const Json& event, const Style& style) {
     auto kind = show(event, "event");
     auto who = show(event, "cluster");
     if (worker.is_object()) who += "/" + show(worker, "instance");
-    bool bad = kind == "error" || kind == "conflict" || kind == "restart-limit";
+    bool bad =
+        kind == "error" || kind == "conflict" || kind == "stalled" || kind == "restart-limit";
     auto text = event_text(kind, worker, field(event, "data"));
     if (worker.is_object())
         text = fmt::format("worker {}{}{}", show(worker, "id"), text.empty() ? "" : ": ", text);

@@ -33,6 +33,7 @@ Socket read_socket(const nlmsghdr* header) {
     socket.inode = message->idiag_inode;
     socket.uid = message->idiag_uid;
     socket.queued = message->idiag_rqueue;
+    socket.backlog = message->idiag_wqueue;
     auto length = static_cast<int>(header->nlmsg_len - NLMSG_LENGTH(sizeof(*message)));
     const auto* attribute = reinterpret_cast<const rtattr*>(message + 1);
     for (; RTA_OK(attribute, length); attribute = RTA_NEXT(attribute, length)) {

@@ -19,7 +19,8 @@ struct Socket {
     uint64_t cgroup_id = 0;  // of the process that made it (a connection: its listener)
     uint32_t inode = 0;
     uint32_t uid = 0;
-    uint32_t queued = 0;  // listeners: connections that wait for accept()
+    uint32_t queued = 0;   // listeners: connections that wait for accept()
+    uint32_t backlog = 0;  // listeners: how many may
     bool v6only = false;
 };
 

@@ -11,6 +11,8 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <filesystem>
 
@@ -38,9 +40,11 @@ std::string* load_log = nullptr;
 
 int keep_log(libbpf_print_level level, const char* format, va_list arguments) {
     if (level == LIBBPF_DEBUG || load_log == nullptr) return 0;
-    std::array<char, 4096> line{};
-    std::vsnprintf(line.data(), line.size(), format, arguments);
-    *load_log += line.data();
+    // The verifier's log comes as one text of any length.
+    char* text = nullptr;
+    if (::vasprintf(&text, format, arguments) < 0) return 0;
+    *load_log += text;
+    ::free(text);
     return 0;
 }
 
@@ -75,12 +79,18 @@ Result<std::unique_ptr<Programs>> Programs::load(
     std::string log;
     load_log = &log;
     libbpf_set_print(keep_log);
-    impl->skeleton.reset(drover_bpf::open());
-    int failed = impl->skeleton ? 0 : errno;
-    if (!failed) {
-        const_cast<drover_config&>(
-            const_cast<const drover_config&>(impl->skeleton->rodata->config)) = config;
+    int failed = 0;
+    // Under lockdown=confidentiality programs that read kernel memory do not load.
+    for (uint32_t reads_kernel : {1u, 0u}) {
+        impl->skeleton.reset(drover_bpf::open());
+        failed = impl->skeleton ? 0 : errno;
+        if (failed) break;
+        auto& own = const_cast<drover_config&>(
+            const_cast<const drover_config&>(impl->skeleton->rodata->config));
+        own = config;
+        own.reads_kernel = reads_kernel;
         failed = -drover_bpf::load(impl->skeleton.get());
+        if (!failed) break;
     }
     load_log = nullptr;
     if (failed) {
@@ -140,6 +150,27 @@ const drover_totals& Programs::totals() const {
 
 drover_control& Programs::control() {
     return impl_->skeleton->data_control->control;
+}
+
+bool Programs::reads_kernel() const {
+    return impl_->skeleton->rodata->config.reads_kernel != 0;
+}
+
+void Programs::stop_watching() {
+    std::atomic_ref<uint32_t>(control().watched).store(0);
+}
+
+void Programs::set_source_prefixes(uint32_t prefix_v4, uint32_t prefix_v6) {
+    control().prefix_v4 = prefix_v4;
+    control().prefix_v6 = prefix_v6;
+}
+
+void Programs::write_source_table(uint32_t group, uint32_t half, std::span<const uint16_t> table) {
+    auto value = std::make_unique<drover_source_table>();
+    std::ranges::copy(table.first(std::min<size_t>(table.size(), DROVER_SOURCE_TABLE_ROOM)),
+                      value->slots);
+    uint32_t index = group * 2 + half;
+    bpf_map_update_elem(bpf_map__fd(impl_->skeleton->maps.source_tables), &index, value.get(), 0);
 }
 
 void Programs::set_policy(drover_policy policy) {

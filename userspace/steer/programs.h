@@ -23,9 +23,10 @@ namespace drover::steer {
 
 class Programs {
   public:
-    // Loads everything, attaches the cgroup hooks and pins links and maps below `pin_folder`.
-    // `on_event` gets what the programs report, from consume_events(). Error code "bpf" with the
-    // lines of the kernel's or verifier's log that matter.
+    // Loads everything (where the kernel forbids programs to look into it, without that), attaches
+    // the cgroup hooks and pins links and maps below `pin_folder`. `on_event` gets what the
+    // programs report, from consume_events(). Error code "bpf" with the lines of the kernel's or
+    // verifier's log that matter.
     static Result<std::unique_ptr<Programs>> load(
         const Cgroup& cluster, const std::string& pin_folder, const drover_config& config,
         std::function<void(const drover_event&)> on_event);
@@ -35,6 +36,13 @@ class Programs {
     [[nodiscard]] std::span<drover_group, DROVER_MAX_GROUPS> groups();
     [[nodiscard]] std::span<drover_slot, DROVER_MAX_SLOTS> slots();
     [[nodiscard]] const drover_totals& totals() const;
+    // Whether policies see handshakes and queues; else live counts alone.
+    [[nodiscard]] bool reads_kernel() const;
+    // Steer may tell again that connections come (DROVER_EVENT_QUEUED).
+    void stop_watching();
+    // `prefix_*`: bits of a client's address that count for the policy `source`.
+    void set_source_prefixes(uint32_t prefix_v4, uint32_t prefix_v6);
+    void write_source_table(uint32_t group, uint32_t half, std::span<const uint16_t> table);
     void set_policy(drover_policy policy);
 
     // Attaches the steering program to the group of that socket.

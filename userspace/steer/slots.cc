@@ -20,7 +20,9 @@ T load(const T& place) {
 
 }  // namespace
 
-void write_active_set(drover_group& group, std::span<const uint16_t> slots) {
+void write_active_set(drover_group& group, std::span<const uint16_t> slots,
+                      std::span<const uint16_t> schedule,
+                      const std::function<void(uint32_t half)>& also) {
     uint32_t version = load(group.current) + 1;
     if (version == 0) version = 2;  // 0 means "being written"; the other half's parity stays
     drover_active_set& set = group.sets[version & 1];
@@ -28,6 +30,10 @@ void write_active_set(drover_group& group, std::span<const uint16_t> slots) {
     std::atomic_thread_fence(std::memory_order_seq_cst);  // nothing below may show before it
     auto count = static_cast<uint32_t>(std::min<size_t>(slots.size(), DROVER_KEEPER_SLOT));
     for (uint32_t i = 0; i < count; i++) set.slots[i] = slots[i];
+    auto turns = static_cast<uint32_t>(std::min<size_t>(schedule.size(), DROVER_MAX_TURNS - 1));
+    for (uint32_t i = 0; i < turns; i++) set.schedule[i] = schedule[i];
+    also(version & 1);
+    store(set.turns, turns);
     store(set.count, count);
     store(set.version, version);
     store(group.current, version);
@@ -48,7 +54,7 @@ Result<int> SlotTable::take(uint32_t worker) {
     int slot = free_.front();
     free_.pop_front();
     memory_[slot] = drover_slot{};
-    memory_[slot].weight = 1;
+    memory_[slot].weight = DROVER_WEIGHT_ONE;
     store(memory_[slot].worker, worker);
     return slot;
 }
@@ -77,6 +83,10 @@ drover_slot SlotTable::read(int slot) const {
     copy.worker = load(from.worker);
     copy.weight = load(from.weight);
     return copy;
+}
+
+void SlotTable::set_weight(int slot, uint32_t weight) {
+    store(memory_[slot].weight, weight);
 }
 
 void SlotTable::correct(int slot, int64_t delta) {

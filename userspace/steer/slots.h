@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -16,8 +17,12 @@
 
 namespace drover::steer {
 
-// Replaces the active set of a group at once: a decision sees the old set or the new one.
-void write_active_set(drover_group& group, std::span<const uint16_t> slots);
+// Replaces the active set of a group at once: a decision sees the old set or the new one. The
+// schedule has each of the slots at least once. `also` is called with the half of the set that is
+// being written, for what belongs to it elsewhere (the table of the policy `source`).
+void write_active_set(
+    drover_group& group, std::span<const uint16_t> slots, std::span<const uint16_t> schedule,
+    const std::function<void(uint32_t half)>& also = [](uint32_t) {});
 
 // The set that is in force.
 std::vector<uint16_t> read_active_set(const drover_group& group);
@@ -37,6 +42,8 @@ class SlotTable {
 
     [[nodiscard]] uint32_t owner(int slot) const;
     [[nodiscard]] drover_slot read(int slot) const;  // a copy, each field whole
+    // In hundredths, from 1 on; 100 to begin with.
+    void set_weight(int slot, uint32_t weight);
     // Adds `delta` to the live count.
     void correct(int slot, int64_t delta);
 

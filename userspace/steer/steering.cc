@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <climits>
 
+#include "base/log.h"
 #include "steer/queue.h"
 
 namespace drover::steer {
@@ -56,7 +57,9 @@ Result<std::unique_ptr<Steering>> Steering::open(Options options, const Paths& p
     if (!depth) return tl::unexpected(depth.error());
     auto mounted = ensure_bpffs(self->pin_folder_);
     if (!mounted) return tl::unexpected(mounted.error());
-    drover_config config{*depth, self->options_.ports.empty() ? 0u : 1u};
+    drover_config config{};
+    config.worker_level = *depth;
+    config.named_ports_only = self->options_.ports.empty() ? 0 : 1;
     auto* raw = self.get();
     auto programs = Programs::load(cluster, self->pin_folder_, config,
                                    [raw](const drover_event& event) { raw->on_event(event); });
@@ -65,6 +68,12 @@ Result<std::unique_ptr<Steering>> Steering::open(Options options, const Paths& p
         return tl::unexpected(programs.error());
     }
     self->programs_ = std::move(*programs);
+    if (!self->programs_->reads_kernel())
+        log::warn(
+            "this kernel forbids to look at listeners' queues (lockdown): least-busy goes by "
+            "connections alone");
+    self->programs_->set_source_prefixes(self->options_.source_prefix_v4,
+                                         self->options_.source_prefix_v6);
     self->programs_->set_policy(self->options_.policy);
     self->slots_ = std::make_unique<SlotTable>(self->programs_->slots());
     self->slots_->take_keeper_slot();
@@ -102,7 +111,7 @@ bool Steering::is_ours(uint64_t cgroup_id) const {
     return our_cgroups_.contains(cgroup_id);
 }
 
-Result<int> Steering::add_worker(uint32_t worker, const Cgroup& cgroup) {
+Result<int> Steering::add_worker(uint32_t worker, int instance, const Cgroup& cgroup) {
     auto slot = slots_->take(worker);
     if (!slot) return slot;
     auto own = Cgroup::open(cgroup.path());
@@ -111,6 +120,7 @@ Result<int> Steering::add_worker(uint32_t worker, const Cgroup& cgroup) {
     programs_->tag_cgroup(cgroup.id(), {static_cast<uint32_t>(*slot), worker});
     Member member;
     member.slot = *slot;
+    member.instance = instance;
     member.cgroup = std::move(*own);
     members_.emplace(worker, std::move(member));
     return slot;
@@ -119,6 +129,7 @@ Result<int> Steering::add_worker(uint32_t worker, const Cgroup& cgroup) {
 void Steering::remove_worker(uint32_t worker) {
     auto found = members_.find(worker);
     if (found == members_.end()) return;
+    finish_rescue(worker, fail("no-such-worker", fmt::format("worker {} is gone", worker)));
     Member& member = found->second;
     for (const auto& [cookie, listener] : member.listeners) programs_->forget_listener(cookie);
     programs_->untag_cgroup(member.cgroup.id());
@@ -134,6 +145,10 @@ void Steering::activate(uint32_t worker) {
     auto found = members_.find(worker);
     if (found == members_.end() || found->second.active) return;
     found->second.active = true;
+    if (options_.slow_start.count() > 0) {
+        found->second.warm_since = std::chrono::steady_clock::now();
+        warm_up();
+    }
     update_active_sets();
 }
 
@@ -216,29 +231,6 @@ bool Steering::is_active(uint32_t worker) const {
     return found != members_.end() && found->second.active;
 }
 
-void Steering::update_active_sets() {
-    for (const auto& [index, group] : groups_) update_active_set(index);
-}
-
-// Wanted: the slots of active workers that have a steered listener in the group.
-void Steering::update_active_set(uint32_t index) {
-    Group& group = groups_.at(index);
-    std::vector<uint16_t> wanted;
-    for (const auto& [worker, member] : members_) {
-        if (!member.active) continue;
-        bool listens = std::ranges::any_of(member.listeners, [index](const auto& entry) {
-            return entry.second.steered && entry.second.group == index;
-        });
-        if (listens) wanted.push_back(static_cast<uint16_t>(member.slot));
-    }
-    if (wanted == group.active) return;
-    bool was_empty = group.active.empty();
-    group.active = wanted;
-    write_active_set(programs_->groups()[index], wanted);
-    // Whoever waited for a worker gets one now.
-    if (was_empty) move_keeper_queue(group);
-}
-
 void Steering::move_keeper_queue(Group& group) {
     if (!group.keeper.is_open() || group.active.empty()) return;
     auto moved = move_queue(group.keeper.get(), keeper_backlog());
@@ -260,11 +252,6 @@ void Steering::refuse_when_idle() {
     for (auto& [index, group] : groups_) group.keeper.reset();
 }
 
-void Steering::set_policy(drover_policy policy) {
-    options_.policy = policy;
-    programs_->set_policy(policy);
-}
-
 void Steering::serve_events() {
     programs_->consume_events();
 }
@@ -274,6 +261,7 @@ int Steering::keeper_backlog() const {
 }
 
 void Steering::on_event(const drover_event& event) {
+    if (event.kind == DROVER_EVENT_QUEUED) return watch_queues();
     if (event.worker == kKeeperWorker) return;  // the keeper's own bind, listen and close
     switch (event.kind) {
         case DROVER_EVENT_BIND:
@@ -382,7 +370,7 @@ Result<void> Steering::set_up_group(uint32_t index, const Endpoint& endpoint, bo
     Group group;
     group.endpoint = endpoint;
     group.v6only = v6only;
-    write_active_set(programs_->groups()[index], {});
+    write_active_set(programs_->groups()[index], {}, {});
     programs_->groups()[index].turn = 0;
     auto keeper = make_socket(
         {endpoint, v6only, uid, keeper_backlog(), {keeper_cgroup_.fd(), options_.enter_late}});
@@ -399,6 +387,7 @@ Result<void> Steering::set_up_group(uint32_t index, const Endpoint& endpoint, bo
 }
 
 void Steering::on_close(uint32_t worker, uint64_t cookie) {
+    if (relistened_.contains(cookie)) return;
     programs_->forget_listener(cookie);
     auto found = members_.find(worker);
     if (found == members_.end()) return;
@@ -445,6 +434,9 @@ void Steering::close() {
     on_events_.reset();
     on_reconcile_.reset();
     on_move_parked_.reset();
+    on_warm_up_.reset();
+    on_watch_.reset();
+    members_.clear();  // with the pins that some have
     groups_.clear();
     if (programs_) programs_->detach();
     programs_.reset();

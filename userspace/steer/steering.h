@@ -44,6 +44,10 @@ class Observer {
     virtual void on_conflict(uint32_t worker, const Conflict& conflict) = 0;
     // The worker tried to attach or detach a reuseport program and got EPERM.
     virtual void on_denied(uint32_t worker, int option) = 0;
+    // Connections wait for it and it has taken none for `stall_after`: told again and again while
+    // some wait / it takes them again.
+    virtual void on_stalled(uint32_t worker, uint64_t queued) = 0;
+    virtual void on_recovered(uint32_t worker) = 0;
     // Something could not be done; steering goes on as well as it can.
     virtual void on_trouble(const std::string& text) = 0;
 };
@@ -55,11 +59,15 @@ struct NamedPort {
 
 struct Options {
     std::string cluster;
-    drover_policy policy = DROVER_POLICY_LEAST_CONN;
-    std::vector<NamedPort> ports;  // empty: every port that the workers bind
-    uid_t uid = 0;                 // of the workers, for keepers made before the first listens
-    int backlog = 0;               // of keepers; 0: as much as the system allows
-    bool enter_late = false;       // see sys::CgroupEntry
+    drover_policy policy = DROVER_POLICY_LEAST_BUSY;
+    uint32_t source_prefix_v4 = 32;
+    uint32_t source_prefix_v6 = 64;
+    std::chrono::milliseconds slow_start{0};   // from activation to the full weight
+    std::chrono::milliseconds stall_after{0};  // 0: nobody is called stalled
+    std::vector<NamedPort> ports;              // empty: every port that the workers bind
+    uid_t uid = 0;            // of the workers, for keepers made before the first listens
+    int backlog = 0;          // of keepers; 0: as much as the system allows
+    bool enter_late = false;  // see sys::CgroupEntry
 };
 
 struct WorkerCounts {
@@ -91,8 +99,9 @@ class Steering {
                                                   Observer& observer);
     ~Steering();
 
-    // A slot for a worker that is about to start in the cgroup. Returns the slot.
-    Result<int> add_worker(uint32_t worker, const Cgroup& cgroup);
+    // A slot for a worker that is about to start in the cgroup. Its replacement has the same
+    // instance. Returns the slot.
+    Result<int> add_worker(uint32_t worker, int instance, const Cgroup& cgroup);
     // Its processes are gone.
     void remove_worker(uint32_t worker);
 
@@ -115,6 +124,13 @@ class Steering {
     // A port that is free at that address now.
     Result<int> free_port(const Endpoint& at, bool v6only);
 
+    // Moves the connections that wait for the worker to the others. It is frozen meanwhile, for a
+    // millisecond or so, and gets no new ones. `done` is told how many were moved. Errors:
+    // "no-such-worker", "bad-state" (no other worker is active), "not-frozen" (it could not be
+    // stopped in time, and nothing was done), "system".
+    using Rescued = std::function<void(Result<uint64_t> moved)>;
+    void rescue(uint32_t worker, Rescued done);
+
     // A connection to that worker and no other, at the port, or where none is given at the lowest
     // one that it listens on. Error "not-listening". Must end before this object.
     Result<PinnedConnection> connect_to(uint32_t worker, std::optional<int> port);
@@ -124,6 +140,8 @@ class Steering {
     void refuse_when_idle();
 
     void set_policy(drover_policy policy);
+    // Its share of new connections, against the other workers' (1 to begin with); 1 to 100.
+    void set_weight(uint32_t worker, uint32_t weight);
 
     // What the programs reported and was not served yet. Before a worker's exit is judged, so that
     // the conflict it died of is known first.
@@ -147,12 +165,31 @@ class Steering {
         uint32_t group = 0;
         bool steered = false;
     };
+    // A queue that is being taken from its worker.
+    struct Rescue {
+        Rescued done;
+        Fd events;
+        EventLoop::Source on_event, on_late;
+    };
+    // What is known of a worker's progress.
+    struct Watch {
+        uint64_t accepted = 0;
+        std::chrono::steady_clock::time_point moved_at =
+            std::chrono::steady_clock::now();  // when it last took one, or none waited
+        bool stalled = false;
+        std::optional<PinnedConnection> canary;
+    };
     struct Member {
         int slot = 0;
+        int instance = 0;
         Cgroup cgroup;
         bool active = false;
-        std::map<uint64_t, Listener> listeners;  // by cookie
-        std::set<uint64_t> handshakes;           // that were under way at deactivate(), by cookie
+        uint32_t weight = 1;
+        std::optional<std::chrono::steady_clock::time_point> warm_since;  // while it warms up
+        std::map<uint64_t, Listener> listeners;                           // by cookie
+        std::unique_ptr<Rescue> rescue;
+        Watch watch;
+        std::set<uint64_t> handshakes;  // that were under way at deactivate(), by cookie
     };
     struct Group {
         Endpoint endpoint;
@@ -160,7 +197,8 @@ class Steering {
         Fd keeper;
         uint64_t keeper_cookie = 0;
         std::vector<uint16_t> active;
-        bool was_listened = false;  // by a worker, ever
+        std::vector<uint32_t> weights;  // of the active ones, in hundredths
+        bool was_listened = false;      // by a worker, ever
         int idle_rounds = 0;
     };
     // What one look at the live connections saw, to tell drift from traffic.
@@ -184,6 +222,10 @@ class Steering {
     Result<void> set_up_group(uint32_t index, const Endpoint& endpoint, bool v6only, uid_t uid);
     void update_active_set(uint32_t index);
     void update_active_sets();
+    void write_set(uint32_t index, const std::vector<uint16_t>& active,
+                   const std::vector<uint32_t>& weights);
+    [[nodiscard]] uint32_t weight_now(Member& member) const;
+    void warm_up();
     void move_keeper_queue(Group& group);
     void move_parked();
     [[nodiscard]] int keeper_backlog() const;
@@ -192,6 +234,12 @@ class Steering {
     void correct_counts();
     void retire_idle_groups();
     void schedule_reconcile();
+    [[nodiscard]] bool has_others(uint32_t worker) const;
+    void move_worker_queue(uint32_t worker);
+    void finish_rescue(uint32_t worker, Result<uint64_t> moved);
+    void watch_queues();
+    void look_at_queues();
+    void send_canary(uint32_t worker);
 
     Options options_;
     EventLoop& loop_;
@@ -207,10 +255,14 @@ class Steering {
     std::set<uint64_t> our_cgroups_;
     std::map<int, Drift> drift_;
     uint64_t corrections_ = 0;
+    std::set<uint64_t> relistened_;  // cookies: what their events say is our own doing
+    int calm_looks_ = 0;
     bool refusing_ = false;
     EventLoop::Source on_events_;
     EventLoop::Source on_reconcile_;
     EventLoop::Source on_move_parked_;
+    EventLoop::Source on_warm_up_;
+    EventLoop::Source on_watch_;
 };
 
 }  // namespace drover::steer

@@ -20,7 +20,8 @@ namespace drover::supervisor {
 
 namespace {
 
-constexpr std::chrono::milliseconds kEmptyLook{10};  // between two looks at an emptying cgroup
+constexpr std::chrono::milliseconds kNodeLeaves{500};  // a Node worker, when it is drained
+constexpr std::chrono::milliseconds kEmptyLook{10};    // between two looks at an emptying cgroup
 
 drover_policy abi_policy(Policy policy) {
     switch (policy) {
@@ -29,10 +30,14 @@ drover_policy abi_policy(Policy policy) {
         case Policy::round_robin:
             return DROVER_POLICY_ROUND_ROBIN;
         case Policy::least_conn:
+            return DROVER_POLICY_LEAST_CONN;
+        case Policy::source:
+            return DROVER_POLICY_SOURCE;
+        case Policy::least_busy:
         case Policy::shared:  // what a worker binds by itself is steered all the same
             break;
     }
-    return DROVER_POLICY_LEAST_CONN;
+    return DROVER_POLICY_LEAST_BUSY;
 }
 
 ListeningData listening_data(const steer::Endpoint& at) {
@@ -104,6 +109,10 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
     steer::Options options;
     options.cluster = config.name;
     options.policy = abi_policy(config.policy);
+    options.source_prefix_v4 = static_cast<uint32_t>(config.source_prefix.v4);
+    options.source_prefix_v6 = static_cast<uint32_t>(config.source_prefix.v6);
+    options.slow_start = config.slow_start;
+    options.stall_after = config.stall_after;
     for (const Port& port : config.ports) options.ports.push_back({port.number, port.address});
     // A common socket is in no group, so it can have no keeper, and needs none.
     bool common = config.policy == Policy::shared;
@@ -177,14 +186,25 @@ void ClusterEffects::close(std::function<void()> done) {
     for (auto& [id, process] : processes_) process.look.reset();  // before the maps are gone
     steering_->close();
     constexpr std::chrono::milliseconds kReadTheRest{2000};
-    output_->finish(kReadTheRest, [this, done = std::move(done)] {
-        // Nothing of ours should be left; what is (a logger that hung) ends here.
-        if (cluster_.is_populated()) cluster_.kill();
-        if (auto removed = cluster_.remove(); !removed) log::warn(removed.error().text);
-        (void)::rmdir(paths_.cgroup_root.c_str());  // when this was the last cluster
-        (void)::rmdir(paths_.bpffs_root.c_str());
-        done();
-    });
+    output_->finish(kReadTheRest,
+                    [this, done = std::move(done)] { remove_cgroups(/*looks=*/1, done); });
+}
+
+// Nothing of ours should be left; what is (a logger that hung, what a controller had started) ends
+// here. What is killed takes a moment to go, and as long its cgroup cannot be removed.
+void ClusterEffects::remove_cgroups(int looks, const std::function<void()>& done) {
+    constexpr int kMaxLooks = 200;
+    if (cluster_.is_populated()) cluster_.kill();
+    auto removed = cluster_.remove();
+    if (!removed && looks < kMaxLooks) {
+        on_cluster_empty_ =
+            loop_.after(kEmptyLook, [this, looks, done] { remove_cgroups(looks + 1, done); });
+        return;
+    }
+    if (!removed) log::warn(removed.error().text);
+    (void)::rmdir(paths_.cgroup_root.c_str());  // when this was the last cluster
+    (void)::rmdir(paths_.bpffs_root.c_str());
+    done();
 }
 
 worker::SpawnRequest ClusterEffects::helper_request() const {
@@ -271,7 +291,7 @@ Result<Spawned> ClusterEffects::spawn(WorkerId id, int instance, int generation,
     auto cgroup = Cgroup::create_anew(fmt::format("{}/w{}", cluster_.path(), id));
     if (!cgroup) return undo(cgroup.error());
     process.cgroup = std::move(*cgroup);
-    auto slot = steering_->add_worker(static_cast<uint32_t>(id), process.cgroup);
+    auto slot = steering_->add_worker(static_cast<uint32_t>(id), instance, process.cgroup);
     if (!slot) return undo(slot.error());
     std::vector<Fd> sockets;
     if (auto added = add_listen_sockets(id, *request, sockets); !added) return undo(added.error());
@@ -288,6 +308,7 @@ Result<Spawned> ClusterEffects::spawn(WorkerId id, int instance, int generation,
                                 channel->environment.end());
     auto pipes = output_->add_worker(id, instance);
     if (!pipes) return undo(pipes.error());
+    process.is_node = kind == Ipc::node;
     request->cgroup = {process.cgroup.fd(), enter_late_};
     request->stdout_fd = pipes->out.get();
     request->stderr_fd = pipes->err.get();
@@ -354,7 +375,14 @@ void ClusterEffects::deactivate(WorkerId id) {
 // channel when it has finished them; every other one must do so at its stop signal.
 bool ClusterEffects::is_drained(WorkerId id) {
     if (is_common()) return !channels_->is_node_connected(id);
-    return steering_->is_drained(static_cast<uint32_t>(id));
+    bool drained = steering_->is_drained(static_cast<uint32_t>(id));
+    auto found = processes_.find(id);
+    if (!drained || found == processes_.end() || !found->second.is_node) return drained;
+    // A Node worker that was told to disconnect ends by itself when nothing keeps it, and has its
+    // 'exit' handlers run. Most do so at once.
+    auto now = std::chrono::steady_clock::now();
+    if (!found->second.idle_since) found->second.idle_since = now;
+    return now - *found->second.idle_since >= kNodeLeaves;
 }
 
 Result<void> ClusterEffects::signal(WorkerId id, int number) {
@@ -400,6 +428,16 @@ void ClusterEffects::probe(WorkerId id, const std::string& path,
     look.connection.emplace(std::move(*connection));
     look.probe.emplace(loop_, look.connection->socket(), path, look.connection->server().text(),
                        timeout, tell);
+}
+
+void ClusterEffects::rescue(WorkerId id) {
+    steering_->rescue(static_cast<uint32_t>(id), [this, id](const Result<uint64_t>& moved) {
+        observer_->on_rescued(id, moved);
+    });
+}
+
+void ClusterEffects::set_weight(WorkerId id, int weight) {
+    steering_->set_weight(static_cast<uint32_t>(id), static_cast<uint32_t>(weight));
 }
 
 void ClusterEffects::kill(WorkerId id) {
@@ -500,6 +538,14 @@ void ClusterEffects::on_denied(uint32_t worker, int option) {
         {"denied", fmt::format("worker {} tried to change the port's steering (socket option "
                                "{}) and was refused",
                                worker, option)});
+}
+
+void ClusterEffects::on_stalled(uint32_t worker, uint64_t queued) {
+    observer_->on_stalled(worker, queued);
+}
+
+void ClusterEffects::on_recovered(uint32_t worker) {
+    observer_->on_recovered(worker);
 }
 
 void ClusterEffects::on_notify_ready(uint64_t worker) {

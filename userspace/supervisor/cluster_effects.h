@@ -57,6 +57,8 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     Result<void> send(WorkerId id, const std::string& data, WorkerId from) override;
     void ask_to_finish(WorkerId id, std::chrono::milliseconds deadline) override;
     void probe(WorkerId id, const std::string& path, std::chrono::milliseconds timeout) override;
+    void rescue(WorkerId id) override;
+    void set_weight(WorkerId id, int weight) override;
     void kill(WorkerId id) override;
     void release(WorkerId id) override;
     [[nodiscard]] bool all_released() const override { return leaving_ == 0; }
@@ -78,6 +80,8 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
         worker::SpawnRequest request;
         Cgroup cgroup;
         bool leaving = false;
+        bool is_node = false;  // it speaks Node's channel
+        std::optional<std::chrono::steady_clock::time_point> idle_since;  // drained, see there
         int looks = 0;  // at whether its cgroup is empty
         std::unique_ptr<Look> look;
         EventLoop::Source on_end, on_exec_status, on_empty;
@@ -89,6 +93,7 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     Result<void> add_listen_sockets(WorkerId id, worker::SpawnRequest& request,
                                     std::vector<Fd>& kept);
     Result<void> open_notify_socket();
+    void remove_cgroups(int looks, const std::function<void()>& done);
     Result<worker::SpawnRequest> request_for(WorkerId id, int instance, int generation,
                                              int workers);
     // The policy `shared`: one socket for all workers.
@@ -109,6 +114,8 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     void on_listener_closed(uint32_t worker, const steer::Endpoint& at) override;
     void on_conflict(uint32_t worker, const steer::Conflict& conflict) override;
     void on_denied(uint32_t worker, int option) override;
+    void on_stalled(uint32_t worker, uint64_t queued) override;
+    void on_recovered(uint32_t worker) override;
     void on_trouble(const std::string& text) override;
 
     Config config_;
@@ -128,6 +135,7 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     std::unique_ptr<Channels> channels_;
     std::map<WorkerId, Process> processes_;
     int leaving_ = 0;
+    EventLoop::Source on_cluster_empty_;
 };
 
 }  // namespace drover::supervisor

@@ -32,10 +32,10 @@ struct Choice {
     T value;
 };
 
-constexpr Choice<Policy> kPolicies[] = {{"hash", Policy::hash},
-                                        {"round-robin", Policy::round_robin},
-                                        {"least-conn", Policy::least_conn},
-                                        {"shared", Policy::shared}};
+constexpr Choice<Policy> kPolicies[] = {
+    {"least-busy", Policy::least_busy},   {"least-conn", Policy::least_conn},
+    {"round-robin", Policy::round_robin}, {"hash", Policy::hash},
+    {"source", Policy::source},           {"shared", Policy::shared}};
 constexpr Choice<Restart> kRestarts[] = {
     {"always", Restart::always}, {"on-failure", Restart::on_failure}, {"never", Restart::never}};
 constexpr Choice<Ready> kReadies[] = {{"listening", Ready::listening},
@@ -126,6 +126,20 @@ Result<Ipc> parse_ipc(const std::string& text) {
     return choose(text, kIpcs);
 }
 
+// 24, 24/56
+Result<SourcePrefix> parse_source_prefix(const std::string& text) {
+    SourcePrefix prefix;
+    auto slash = text.find('/');
+    auto v4 = parse_number(std::string_view(text).substr(0, slash), 0, 32);
+    if (!v4) return tl::unexpected(v4.error());
+    prefix.v4 = static_cast<int>(*v4);
+    if (slash == std::string::npos) return prefix;
+    auto v6 = parse_number(std::string_view(text).substr(slash + 1), 0, 128);
+    if (!v6) return tl::unexpected(v6.error());
+    prefix.v6 = static_cast<int>(*v6);
+    return prefix;
+}
+
 // tcp://0.0.0.0:80, tcp://[::]:80
 Result<Port> parse_listen(const std::string& text) {
     constexpr std::string_view kScheme = "tcp://";
@@ -142,6 +156,14 @@ Result<Port> parse_listen(const std::string& text) {
 Result<Duration> parse_positive_duration(const std::string& text) {
     auto duration = parse_duration(text);
     if (duration && duration->count() == 0) return fail("usage", "the time must not be 0");
+    return duration;
+}
+
+// "never" is 0.
+Result<Duration> parse_duration_or_never(const std::string& text) {
+    if (text == "never") return Duration(0);
+    auto duration = parse_positive_duration(text);
+    if (!duration) return fail("usage", duration.error().text + ", or never");
     return duration;
 }
 
@@ -201,8 +223,12 @@ const std::vector<Option>& option_table() {
          append(&Config::ports, parse_port)},
         {"listen", 0, "tcp://ADDR:PORT", "", "make the sockets and pass them on (LISTEN_FDS)", true,
          append(&Config::listen, parse_listen)},
-        {"policy", 0, "POLICY", "least-conn", "hash, round-robin, least-conn or shared", false,
-         into(&Config::policy, parse_policy)},
+        {"policy", 0, "POLICY", "least-busy", "or least-conn, round-robin, hash, source, shared",
+         false, into(&Config::policy, parse_policy)},
+        {"source-prefix", 0, "V4[/V6]", "32/64", "bits of a client's address that source goes by",
+         false, into(&Config::source_prefix, parse_source_prefix)},
+        {"slow-start", 0, "DURATION", "", "time in which a new worker comes to its full share",
+         false, into(&Config::slow_start, parse_duration)},
         {"user", 0, "USER", "", "run the workers as this user, a name or number", false,
          into(&Config::user, parse_text)},
         {"group", 0, "GROUP", "", "run the workers in this group; by default the user's", false,
@@ -233,6 +259,10 @@ const std::vector<Option>& option_table() {
          false, into(&Config::drain_timeout, parse_duration)},
         {"stop-signal", 0, "SIGNAL", "TERM", "signal that ends a drained worker", false,
          into(&Config::stop_signal, parse_signal)},
+        {"stall-after", 0, "DURATION", "500ms", "move away a queue that stands still; or never",
+         false, into(&Config::stall_after, parse_duration_or_never)},
+        {"stall-kill", 0, "DURATION", "never", "replace a worker that hangs for so long", false,
+         into(&Config::stall_kill, parse_duration_or_never)},
         {"watchdog", 0, "DURATION", "",
          "replace a worker that gave no sign (sd_notify) for that long", false,
          into(&Config::watchdog, parse_positive_duration)},

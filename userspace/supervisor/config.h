@@ -20,7 +20,7 @@ namespace drover::supervisor {
 
 using Duration = std::chrono::milliseconds;
 
-enum class Policy { hash, round_robin, least_conn, shared };
+enum class Policy { least_busy, least_conn, round_robin, hash, source, shared };
 enum class Restart { always, on_failure, never };
 enum class Ready { listening, exec, notify, message, http, tcp };
 // Whether drover itself looks if the worker answers.
@@ -43,12 +43,21 @@ struct RestartLimit {
     bool operator==(const RestartLimit&) const = default;
 };
 
+// How many bits of a client's address count for the policy `source`.
+struct SourcePrefix {
+    int v4 = 32;
+    int v6 = 64;
+    bool operator==(const SourcePrefix&) const = default;
+};
+
 struct Config {
     std::string name;            // empty: derived from the command
     std::optional<int> workers;  // nothing: auto
     std::vector<Port> ports;     // empty: every port that the workers bind
-    Policy policy = Policy::least_conn;
-    std::string user;  // a name or a number; empty: as the master
+    Policy policy = Policy::least_busy;
+    SourcePrefix source_prefix;
+    Duration slow_start{0};  // until a new worker has its full share; 0: at once
+    std::string user;        // a name or a number; empty: as the master
     std::string group;
     std::string cwd;
     std::vector<std::string> env;  // NAME=VALUE
@@ -66,6 +75,8 @@ struct Config {
     Duration drain_timeout{10'000};
     int stop_signal = 15;
     Duration stop_timeout{10'000};
+    Duration stall_after{500};  // 0: never
+    Duration stall_kill{0};     // 0: never
     Duration watchdog{0};    // a worker without a sign of life for that long is replaced; 0: never
     std::string controller;  // a program that steers the cluster, for /bin/sh -c
     std::vector<std::string> command;  // program and arguments

@@ -65,7 +65,10 @@ class Effects {
     // Looks whether it answers: on_probed tells. `path` empty: that it takes a connection; else
     // that it answers an HTTP request for it. One at a time.
     virtual void probe(WorkerId id, const std::string& path, std::chrono::milliseconds timeout) = 0;
-    virtual void kill(WorkerId id) = 0;  // all its processes
+    // Moves the connections that wait for it to the other workers: on_rescued tells.
+    virtual void rescue(WorkerId id) = 0;
+    virtual void set_weight(WorkerId id, int weight) = 0;  // its share: 1 to 100
+    virtual void kill(WorkerId id) = 0;                    // all its processes
     // Its main process has ended: ends what is left of its tree, frees its slot, cgroup and pipes.
     virtual void release(WorkerId id) = 0;
     // True when every release is complete.
@@ -97,7 +100,11 @@ class WorkerObserver {
     virtual void on_watchdog_interval(WorkerId id, std::chrono::milliseconds interval) = 0;
     virtual void on_stopping(WorkerId id) = 0;
     virtual void on_load(WorkerId id, double value) = 0;  // over its channel
-    virtual void on_released() = 0;                       // a release is complete
+    // Connections wait for it and it takes none, told again while it is so / it takes them again.
+    virtual void on_stalled(WorkerId id, uint64_t queued) = 0;
+    virtual void on_recovered(WorkerId id) = 0;
+    virtual void on_rescued(WorkerId id, const Result<uint64_t>& moved) = 0;
+    virtual void on_released() = 0;  // a release is complete
     // Something went wrong that no worker's state shows; `id` 0: of no worker.
     virtual void on_trouble(WorkerId id, const ErrorData& error) = 0;
 };

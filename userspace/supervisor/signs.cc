@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 //
-// Signs of life: what a worker answers to probes, its watchdog, the load that it reports, and its
-// word that it stops.
+// Signs of life: what a worker answers to probes, its watchdog, the load that it reports, its word
+// that it stops, and whether it takes the connections that wait for it.
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "supervisor/supervisor.h"
 
@@ -76,6 +78,67 @@ void Supervisor::on_stopping(WorkerId id) {
 
 void Supervisor::on_load(WorkerId id, double value) {
     if (Worker* worker = find(id)) worker->load = value;
+}
+
+bool Supervisor::may_serve(const Worker& worker) const {
+    return !worker.held && !worker.stalled_since;
+}
+
+// It gets no new connections, and those that wait for it go to the others. But the last one that
+// serves is left alone: there is nobody who would do better.
+void Supervisor::on_stalled(WorkerId id, uint64_t queued) {
+    Worker* worker = find(id);
+    if (worker == nullptr || !is_alive(worker->state)) return;
+    bool others = std::ranges::any_of(workers_, [&](const auto& entry) {
+        return entry.first != id && entry.second.state == State::ready && may_serve(entry.second);
+    });
+    if (!worker->stalled_since) {
+        worker->stalled_since = std::chrono::steady_clock::now();
+        tell(EventKind::stalled, worker, StalledData{queued});
+        start_stall_timer(*worker);
+    }
+    if (others) {
+        effects_.deactivate(id);
+        effects_.rescue(id);
+    }
+    settle();
+}
+
+void Supervisor::start_stall_timer(Worker& worker) {
+    if (config_.stall_kill.count() == 0) return;
+    worker.stall_timer = loop_.after(config_.stall_kill, [this, id = worker.id] {
+        Worker* stuck = find(id);
+        if (stuck == nullptr || stuck->state != State::ready) return;
+        stuck->ending = ExitReason::stalled;
+        stuck->fault = fmt::format("took no connection for {} ms",
+                                   (config_.stall_after + config_.stall_kill).count());
+        apply(id, Trigger::hangs, stuck->fault);
+        settle();
+    });
+}
+
+void Supervisor::on_recovered(WorkerId id) {
+    Worker* worker = find(id);
+    if (worker == nullptr || !worker->stalled_since) return;
+    auto after = std::chrono::duration_cast<std::chrono::milliseconds>(
+        std::chrono::steady_clock::now() - *worker->stalled_since);
+    worker->stalled_since.reset();
+    worker->stall_timer.reset();
+    if (worker->state == State::ready && may_serve(*worker)) effects_.activate(id);
+    tell(EventKind::recovered, worker, RecoveredData{after});
+    settle();
+}
+
+void Supervisor::on_rescued(WorkerId id, const Result<uint64_t>& moved) {
+    Worker* worker = find(id);
+    if (worker == nullptr) return;
+    if (moved && *moved > 0) tell(EventKind::rescued, worker, RescuedData{*moved});
+    auto waiting = std::exchange(worker->rescues, {});
+    // One that could not be stopped in time will be tried again when it still hangs.
+    if (waiting.empty() && !moved && moved.error().code != "not-frozen")
+        on_trouble(id, {moved.error().code, moved.error().text});
+    for (Done& done : waiting) done(moved ? Result<void>() : tl::unexpected(moved.error()));
+    settle();
 }
 
 }  // namespace drover::supervisor

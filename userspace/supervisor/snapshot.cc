@@ -26,6 +26,7 @@ Status Supervisor::status() const {
         out.generation = worker.generation;
         out.pid = worker.pid;
         out.state = worker.state;
+        if (worker.stalled_since) out.flags.emplace_back("stalled");
         if (worker.held) out.flags.emplace_back("held");
         if (!worker.reason.empty()) out.reason = worker.reason;
         if (!worker.status_text.empty()) out.status = worker.status_text;
@@ -33,6 +34,7 @@ Status Supervisor::status() const {
         out.retry_at = worker.retry_at;
         out.started_at = worker.started_at;
         if (auto instance = instances_.find(worker.instance); instance != instances_.end()) {
+            out.weight = instance->second.weight;
             out.restarts_total = instance->second.restarts_total;
             out.last_exit = instance->second.last_exit;
         }

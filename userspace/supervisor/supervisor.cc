@@ -75,6 +75,7 @@ void Supervisor::spawn(int instance) {
     worker.pid = spawned->pid;
     worker.slot = spawned->slot;
     tell(EventKind::fork, &worker);
+    if (int weight = instance_of(worker).weight; weight != 1) effects_.set_weight(id, weight);
 }
 
 void Supervisor::apply(WorkerId id, Trigger trigger, const std::string& reason) {
@@ -116,7 +117,7 @@ void Supervisor::carry_out(WorkerId id, Action action) {
             start_watchdog(id);
             break;
         case Action::activate:
-            if (!worker->held) effects_.activate(id);
+            if (may_serve(*worker)) effects_.activate(id);
             break;
         case Action::deactivate:
             effects_.deactivate(id);
@@ -145,6 +146,10 @@ void Supervisor::carry_out(WorkerId id, Action action) {
             effects_.kill(id);
             break;
         case Action::release:
+            worker->stall_timer.reset();
+            worker->stalled_since.reset();
+            for (Done& done : std::exchange(worker->rescues, {}))
+                done(fail("no-such-worker", fmt::format("worker {} has ended", id)));
             worker->drain_timer.reset();
             worker->stop_timer.reset();
             worker->endpoints.clear();

@@ -58,6 +58,10 @@ class Supervisor : public WorkerObserver {
     void scale(int workers, Done done);                       // done when all are ready or gone
     void drain(WorkerId worker, Done done);   // held: no new connections; done when none is left
     void resume(WorkerId worker, Done done);  // takes the hold away
+    // Its share of new connections against the others', 1 to 100; its instance keeps it.
+    void weight(WorkerId worker, int weight, Done done);
+    // Moves what waits for the worker to the others. Errors: as Steering::rescue.
+    void rescue(WorkerId worker, Done done);
     void signal(std::optional<WorkerId> worker, int number, Done done);
     void policy(Policy policy, Done done);
     // A message of the master's to one worker or to all, JSON text. All get it or an error says who
@@ -82,6 +86,9 @@ class Supervisor : public WorkerObserver {
     void on_watchdog_interval(WorkerId id, std::chrono::milliseconds interval) override;
     void on_stopping(WorkerId id) override;
     void on_load(WorkerId id, double value) override;
+    void on_stalled(WorkerId id, uint64_t queued) override;
+    void on_recovered(WorkerId id) override;
+    void on_rescued(WorkerId id, const Result<uint64_t>& moved) override;
     void on_released() override;
     void on_trouble(WorkerId id, const ErrorData& error) override;
 
@@ -95,6 +102,8 @@ class Supervisor : public WorkerObserver {
         std::optional<int> slot;
         std::multiset<std::pair<std::string, int>> endpoints;  // listened on: address, port
         bool held = false;
+        std::optional<SteadyTime> stalled_since;
+        std::vector<Done> rescues;  // that were asked for by hand
         bool exec_failed = false;
         bool conflict = false;
         std::string fault;          // the sentence of exec_failed or conflict
@@ -115,11 +124,12 @@ class Supervisor : public WorkerObserver {
         std::optional<WallTime> retry_at;
         std::chrono::milliseconds retry_delay{};
         EventLoop::Source ready_timer, drain_timer, stop_timer, retry_timer, probe_timer,
-            watchdog_timer;
+            watchdog_timer, stall_timer;
     };
     struct Instance {
         RestartHistory history;
         uint64_t restarts_total = 0;
+        int weight = 1;
         std::optional<Exit> last_exit;
     };
     struct Pending {
@@ -134,6 +144,8 @@ class Supervisor : public WorkerObserver {
     void check_ready(Worker& worker);
     void probe_until_ready(Worker& worker);
     void start_watchdog(WorkerId id);
+    void start_stall_timer(Worker& worker);
+    [[nodiscard]] bool may_serve(const Worker& worker) const;
     void end_worker(WorkerId id, ExitReason why, bool replace_after, const std::string& reason);
     void remove_if_not_wanted(WorkerId id);
     void start_drain_watch();

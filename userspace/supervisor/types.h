@@ -104,6 +104,16 @@ struct RestartLimitData {
     std::chrono::milliseconds within{};  // in this time
 };
 
+struct StalledData {
+    uint64_t queued = 0;
+};
+struct RescuedData {
+    uint64_t moved = 0;
+};
+struct RecoveredData {
+    std::chrono::milliseconds after{};  // how long it was stalled
+};
+
 struct MessageData {
     WorkerId from = 0;  // 0: the master
     worker::Address to;
@@ -111,7 +121,8 @@ struct MessageData {
 };
 
 using EventData = std::variant<std::monostate, ListeningData, ExitData, StateData, ErrorData,
-                               ConflictData, ScaledData, RestartLimitData, MessageData>;
+                               ConflictData, ScaledData, RestartLimitData, MessageData, StalledData,
+                               RescuedData, RecoveredData>;
 
 struct Event {
     uint64_t seq = 0;

@@ -161,10 +161,30 @@ void Supervisor::resume(WorkerId id, Done done) {
     if (!worker->held)
         return done(fail("bad-state", fmt::format("worker {} is not held: nothing to resume", id)));
     worker->held = false;
-    if (worker->state == State::ready) effects_.activate(id);
+    if (worker->state == State::ready && may_serve(*worker)) effects_.activate(id);
     tell(EventKind::state, worker, StateData{worker->state, worker->state, "resumed"});
     done({});
     settle();
+}
+
+void Supervisor::weight(WorkerId id, int weight, Done done) {
+    if (weight < 1 || weight > 100)
+        return done(fail("bad-value", fmt::format("weight {}: 1 to 100 are possible", weight)));
+    Worker* worker = find(id);
+    if (worker == nullptr) return done(no_such_worker(id));
+    instance_of(*worker).weight = weight;
+    if (is_alive(worker->state)) effects_.set_weight(id, weight);
+    done({});
+}
+
+void Supervisor::rescue(WorkerId id, Done done) {
+    Worker* worker = find(id);
+    if (worker == nullptr) return done(no_such_worker(id));
+    if (!is_alive(worker->state))
+        return done(fail("bad-state", fmt::format("worker {} is {}: nothing waits for it", id,
+                                                  name_of(worker->state))));
+    worker->rescues.push_back(std::move(done));
+    effects_.rescue(id);
 }
 
 void Supervisor::signal(std::optional<WorkerId> target, int number, Done done) {

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: MIT
+//
+// The policy least-busy, compiled natively: what counts as work, and for how much.
+#include "policy_least_busy.bpf.h"
+
+#include <doctest/doctest.h>
+
+#include <array>
+#include <cstdlib>
+#include <map>
+#include <random>
+#include <vector>
+
+#include "policy_bench.h"
+
+using drover::test::Bench;
+
+namespace {
+
+constexpr __u64 kMillisecond = 1'000'000;
+constexpr __u64 kHour = 3600 * 1000 * kMillisecond;
+constexpr __u32 kNone = UINT32_MAX;
+
+// The one that is chosen whatever the chance, else kNone.
+__u32 always(Bench& bench) {
+    __u32 first = kNone;
+    for (int i = 0; i < 60; i++) {
+        bench.view.random = bench.any();
+        __u32 index = bench.index_of(policy_least_busy(&bench.view));
+        if (i == 0) first = index;
+        if (index != first) return kNone;
+    }
+    return first;
+}
+
+// How often each is chosen in so many decisions that change nothing.
+std::vector<int> choices(Bench& bench, int decisions) {
+    std::vector<int> hits(bench.view.count);
+    std::mt19937 random(23);
+    for (int i = 0; i < decisions; i++) {
+        bench.view.random = static_cast<__u32>(random());
+        hits.at(bench.index_of(policy_least_busy(&bench.view)))++;
+    }
+    return hits;
+}
+
+bool is_even(const std::vector<int>& hits, int each) {
+    for (int hit : hits)
+        if (hit < each * 8 / 10 || hit > each * 12 / 10) return false;
+    return true;
+}
+
+// A worker with so many connections that last finished one that long ago.
+void set(Bench& bench, __u32 index, __s64 live, __u64 since = 0, __u32 queued = 0) {
+    bench.live(index) = live;
+    bench.slot(index).progress_at = bench.view.now - since;
+    bench.queue(index) = {0, queued};
+}
+
+// A connection begins, as account.bpf.c counts it.
+void begin(Bench& bench, __u32 slot) {
+    if (bench.slots[slot].live++ <= 0) bench.slots[slot].progress_at = bench.view.now;
+}
+
+}  // namespace
+
+TEST_CASE("least-busy: up to 16 workers the only least one is found at each place, always") {
+    for (__u32 count : {1u, 2u, 15u, 16u}) {
+        Bench bench(count);
+        for (__u32 place = 0; place < count; place++) {
+            for (__u32 i = 0; i < count; i++) set(bench, i, i == place ? 3 : 4);
+            REQUIRE(always(bench) == place);
+        }
+    }
+}
+
+TEST_CASE("least-busy: 1,024 long-lived connections over 8 workers are 128 each") {
+    Bench bench(8);
+    for (int i = 0; i < 1024; i++) {
+        bench.view.random = bench.any();
+        bench.view.now += kMillisecond / 10;
+        begin(bench, policy_least_busy(&bench.view));
+    }
+    for (__u32 i = 0; i < 8; i++) CHECK(bench.live(i) == 128);
+}
+
+TEST_CASE("least-busy: connections that stay are shared by weight, exactly") {
+    for (const auto& weights : {std::vector<__u32>{100, 200, 400}, {25, 50, 100}}) {
+        Bench bench(3, weights);
+        for (__u32 i = 0; i < 3; i++) set(bench, i, 0);
+        for (int i = 0; i < 7000; i++) {
+            bench.view.random = bench.any();
+            begin(bench, policy_least_busy(&bench.view));
+        }
+        CHECK(bench.live(0) == 1000);
+        CHECK(bench.live(1) == 2000);
+        CHECK(bench.live(2) == 4000);
+    }
+}
+
+TEST_CASE("least-busy: by weight also while time passes, to one or two connections") {
+    Bench bench(3, {100, 200, 400});
+    for (int i = 0; i < 7000; i++) {
+        bench.view.random = bench.any();
+        bench.view.now += kMillisecond;
+        begin(bench, policy_least_busy(&bench.view));
+    }
+    CHECK(std::abs(bench.live(0) - 1000) <= 2);
+    CHECK(std::abs(bench.live(1) - 2000) <= 2);
+    CHECK(std::abs(bench.live(2) - 4000) <= 2);
+}
+
+TEST_CASE("least-busy: of idle workers the heaviest is taken") {
+    Bench bench(5, {100, 100, 101, 1, 100});
+    CHECK(always(bench) == 2);
+}
+
+TEST_CASE("least-busy: handshakes under way count like connections") {
+    Bench bench(2);
+    set(bench, 1, 3);
+    bench.queue(0).young = 2;
+    CHECK(always(bench) == 0);
+    bench.queue(0).young = 4;
+    CHECK(always(bench) == 1);
+    bench.queue(0).young = 3;
+    CHECK(is_even(choices(bench, 2000), 1000));
+
+    // Both together.
+    set(bench, 0, 1);
+    bench.queue(0).young = 1;
+    CHECK(always(bench) == 0);
+    bench.queue(0).young = 3;
+    CHECK(always(bench) == 1);
+}
+
+TEST_CASE("least-busy: a burst before the first handshake is done is spread evenly") {
+    Bench bench(8);
+    for (int i = 0; i < 64; i++) {
+        bench.view.random = bench.any();
+        bench.queues[policy_least_busy(&bench.view)].young++;
+    }
+    for (__u32 i = 0; i < 8; i++) CHECK(bench.queue(i).young == 8);
+}
+
+TEST_CASE("least-busy: of equals it is the one with the latest progress") {
+    constexpr __u32 kWorkers = 7;
+    Bench bench(kWorkers);
+    for (__u32 latest = 0; latest < kWorkers; latest++) {
+        for (__u32 i = 0; i < kWorkers; i++)
+            set(bench, i, 5, (i + kWorkers - latest) % kWorkers * kMillisecond + 20'000);
+        REQUIRE(always(bench) == latest);
+    }
+}
+
+TEST_CASE("least-busy: the age is never worth a connection") {
+    Bench bench(2);
+    set(bench, 0, 1, kHour);
+    set(bench, 1, 2, 0);
+    CHECK(always(bench) == 0);
+    set(bench, 1, 1, kHour);
+    set(bench, 0, 0);
+    CHECK(always(bench) == 0);
+}
+
+TEST_CASE("least-busy: an age beyond 8 ms counts no more") {
+    Bench bench(3);
+    for (__u64 young : {1ull, 4ull, 7ull}) {  // before, it does
+        set(bench, 0, 2, (young + 1) * kMillisecond);
+        set(bench, 1, 2, young * kMillisecond);
+        set(bench, 2, 2, kHour);
+        CHECK(always(bench) == 1);
+    }
+    set(bench, 0, 2, 9 * kMillisecond);
+    set(bench, 1, 2, kHour);
+    set(bench, 2, 2, 1000 * kHour);
+    CHECK(is_even(choices(bench, 3000), 1000));
+}
+
+TEST_CASE("least-busy: workers with idle keep-alive connections share evenly, whatever their age") {
+    constexpr __u32 kWorkers = 8;
+    Bench bench(kWorkers);
+    for (__u32 i = 0; i < kWorkers; i++) set(bench, i, 10, (i * i + 1) * 10 * kMillisecond);
+    CHECK(is_even(choices(bench, kWorkers * 1000), 1000));
+}
+
+TEST_CASE("least-busy: an idle worker's last progress does not matter") {
+    Bench bench(3);
+    set(bench, 0, 0, 0);
+    set(bench, 1, 0, kHour);
+    bench.slot(2).progress_at = 0;  // it never had a connection
+    CHECK(is_even(choices(bench, 3000), 1000));
+}
+
+TEST_CASE("least-busy: a queue that has not moved for n ms repels n connections, up to 32") {
+    for (__u64 ms : {1, 2, 5, 9, 31, 32, 33, 100, 500, 1'000'000}) {
+        __s64 repelled = ms < 32 ? static_cast<__s64>(ms) : 32;
+        INFO("ms ", ms);
+        Bench bench(2);
+        // The other one is as old, but nobody waits there.
+        set(bench, 0, 1, ms * kMillisecond, /*queued=*/1);
+        set(bench, 1, 1 + repelled - 1, ms * kMillisecond);
+        CHECK(always(bench) == 1);
+        set(bench, 1, 1 + repelled + 1, ms * kMillisecond);
+        CHECK(always(bench) == 0);
+    }
+}
+
+TEST_CASE("least-busy: with a queue but recent progress there is no delay") {
+    Bench bench(2);
+    set(bench, 0, 3, kMillisecond - 1, /*queued=*/100);
+    set(bench, 1, 4);
+    CHECK(always(bench) == 0);
+    set(bench, 0, 3, kMillisecond + kMillisecond / 2, 100);  // now the queue has stood
+    CHECK(always(bench) == 1);
+}
+
+TEST_CASE("least-busy: without a queue there is no delay") {
+    Bench bench(2);
+    set(bench, 0, 3, 30 * kMillisecond);
+    set(bench, 1, 4);
+    CHECK(always(bench) == 0);
+}
+
+TEST_CASE("least-busy: a closing listener that shows garbage as handshakes is bounded") {
+    Bench bench(2);
+    bench.queue(0).young = 0xFFFFFFFF;
+    set(bench, 1, 1000);
+    CHECK(always(bench) == 1);
+    // As 65,535 connections: it neither comes round to few, nor overflows with the largest weight.
+    set(bench, 1, 65'534);
+    CHECK(always(bench) == 1);
+    set(bench, 1, 65'537);
+    CHECK(always(bench) == 0);
+
+    Bench heavy(2, {DROVER_MAX_WEIGHT, DROVER_MAX_WEIGHT});
+    set(heavy, 0, 1'000'000'000, kHour, 1);
+    set(heavy, 1, 1'000'000'000, kHour, 1);
+    heavy.queue(0).young = 0xFFFFFFFF;
+    CHECK(always(heavy) == 1);
+}
+
+TEST_CASE("least-busy: where listeners are not known, live connections and age remain") {
+    Bench bench(2);
+    bench.listeners.fill(0);
+    set(bench, 1, 1);
+    bench.queue(0) = {1000, 1000};  // there to be seen, but nobody looks
+    CHECK(always(bench) == 0);
+
+    set(bench, 0, 1, 30 * kMillisecond, /*queued=*/9);
+    set(bench, 1, 2);
+    CHECK(always(bench) == 0);
+    set(bench, 1, 1);
+    CHECK(always(bench) == 1);  // the age
+}
+
+TEST_CASE("least-busy: progress later than now, as the clock was read before it, is no age") {
+    Bench bench(2);
+    set(bench, 0, 2);
+    bench.slot(0).progress_at = bench.view.now + 5000;
+    set(bench, 1, 2, kMillisecond / 2);
+    CHECK(always(bench) == 0);
+    bench.queue(0).queued = 50;  // nor a delay
+    set(bench, 1, 3);
+    CHECK(always(bench) == 0);
+}
+
+TEST_CASE("least-busy: a count below 0 is as good as none, not better") {
+    Bench bench(2);
+    set(bench, 0, -7, kHour);
+    set(bench, 1, 0);
+    CHECK(is_even(choices(bench, 2000), 1000));
+    set(bench, 1, 1);
+    CHECK(always(bench) == 0);
+    // Handshakes are not taken off it.
+    bench.queue(0).young = 2;
+    CHECK(always(bench) == 1);
+}
+
+TEST_CASE("least-busy: above 16 workers the busiest is taken only where all samples are it") {
+    Bench bench(100);
+    for (__u32 i = 0; i < 100; i++) set(bench, i, i == 17 ? 1000 : 1);
+    CHECK(choices(bench, 100'000)[17] < 20);  // 100,000 / 100^4 is none; one sample would be 1,000
+}
+
+TEST_CASE("least-busy: 17 workers are sampled, and each is chosen now and then") {
+    Bench bench(17);
+    set(bench, 0, 0);
+    for (__u32 i = 1; i < bench.view.count; i++) set(bench, i, 1);
+    // The only idle one would always be found where all were looked at; of four samples it is one
+    // in 21 %.
+    auto hits = choices(bench, 17'000);
+    CHECK(hits[0] > 17'000 * 15 / 100);
+    CHECK(hits[0] < 17'000 * 30 / 100);
+    for (__u32 i = 1; i < bench.view.count; i++) CHECK_MESSAGE(hits[i] > 500, "index ", i);
+}
+
+TEST_CASE("least-busy: above 16 workers 100,000 connections over 100 workers are nearly even") {
+    Bench bench(100);
+    std::mt19937 random(5);
+    for (int i = 0; i < 100'000; i++) {
+        bench.view.random = static_cast<__u32>(random());
+        begin(bench, policy_least_busy(&bench.view));
+    }
+    for (__u32 i = 0; i < 100; i++) CHECK(std::abs(bench.live(i) - 1000) < 10);
+}
