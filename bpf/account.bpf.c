@@ -23,6 +23,8 @@ enum {
     STATE_LISTEN = 10,
 };
 
+#define MOST_PACE (1u << 24) /* 17 s */
+
 /* Adds to the counts of the tag's slot, unless the slot has another owner by now: a late end of a
  * connection of the former owner is not the present one's. */
 static __always_inline void count_begin(const struct drover_tag *tag)
@@ -36,6 +38,23 @@ static __always_inline void count_begin(const struct drover_tag *tag)
     __sync_fetch_and_add(&slot->established_total, 1);
 }
 
+/* The worker has finished a connection. Its pace is followed in small steps up and down: about the
+ * median, so that the one long request in a hundred does not show in it. */
+static __always_inline void note_progress(struct drover_slot *slot)
+{
+    __u64 now = bpf_ktime_get_ns();
+    __u64 took = now > slot->progress_at ? (now - slot->progress_at) >> 10 : 0;
+    __u32 pace = slot->pace;
+
+    slot->progress_at = now;
+    if (!pace)
+        slot->pace = took < MOST_PACE ? took + 1 : MOST_PACE;
+    else if (took > pace && pace < MOST_PACE)
+        slot->pace = pace + (pace >> 3) + 1;
+    else if (took < pace)
+        slot->pace = pace - (pace >> 3);
+}
+
 static __always_inline void count_end(const struct drover_tag *tag)
 {
     struct drover_slot *slot = &slots[tag->slot & (DROVER_MAX_SLOTS - 1)];
@@ -44,7 +63,7 @@ static __always_inline void count_end(const struct drover_tag *tag)
         return;
     __sync_fetch_and_add(&slot->live, -1);
     __sync_fetch_and_add(&slot->closed_total, 1);
-    slot->progress_at = bpf_ktime_get_ns();
+    note_progress(slot);
 }
 
 static __always_inline void connection_begins(struct bpf_sock_ops *ctx)

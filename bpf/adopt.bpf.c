@@ -181,16 +181,34 @@ static __always_inline int group_of(const struct drover_group_key *key)
     return known ? *known & (DROVER_MAX_GROUPS - 1) : -1;
 }
 
-/* Lets steer look at the listener's queue. */
-static __always_inline void show_listener(__u32 row, __u32 slot, struct bpf_sock *sk)
+/* The place for the listener's address, for steer to look at its queue; 0 where there is none. */
+static __always_inline __u64 *place_of(__u32 row, __u32 slot)
 {
     struct drover_listener_row *listeners;
 
     if (!config.reads_kernel)
-        return;
+        return 0;
     listeners = bpf_map_lookup_elem(&listener_rows, &row);
-    if (listeners)
-        listeners->socks[slot & (DROVER_MAX_SLOTS - 1)] = (__u64)bpf_skc_to_tcp_sock(sk);
+    return listeners ? &listeners->socks[slot & (DROVER_MAX_SLOTS - 1)] : 0;
+}
+
+static __always_inline void show_listener(__u32 row, __u32 slot, struct bpf_sock *sk)
+{
+    __u64 *place = place_of(row, slot);
+
+    if (place)
+        *place = (__u64)bpf_skc_to_tcp_sock(sk);
+}
+
+/* Whether it is the one that was there before, and listens again after a shutdown(): it has kept its
+ * place in the map. (Without a look into the kernel this is not known, and does not matter.) */
+static __always_inline int is_back(__u32 row, __u32 slot, struct bpf_sock *sk)
+{
+    __u64 *place = place_of(row, slot);
+
+    /* Reckoned from the number's side: the verifier forbids it from the pointer's. */
+    return place && (*place & DROVER_LISTENER_CLOSED) &&
+           *place - DROVER_LISTENER_CLOSED == (__u64)bpf_skc_to_tcp_sock(sk);
 }
 
 __noinline int adopt_listener(struct bpf_sock_ops *ctx)
@@ -219,6 +237,8 @@ __noinline int adopt_listener(struct bpf_sock_ops *ctx)
         bpf_map_update_elem(&listener_tags, &cookie, tag, BPF_ANY);
         error = bpf_sock_map_update(ctx, &listeners, &index, BPF_NOEXIST);
         row = group;
+        if (error && is_back(row, tag->slot, sk))
+            error = 0;
         if (!error)
             show_listener(row, tag->slot, sk);
         else
@@ -242,18 +262,12 @@ __noinline int adopt_listener(struct bpf_sock_ops *ctx)
 static __always_inline void hide_listener(const struct drover_group_key *key, __u32 slot,
                                           struct bpf_sock *sk)
 {
-    struct drover_listener_row *listeners;
     __u32 *row = bpf_map_lookup_elem(&group_index, key);
-    struct tcp_sock *listener;
+    __u64 *place = row ? place_of(*row, slot) : 0;
 
-    if (!config.reads_kernel || !row)
-        return;
-    listeners = bpf_map_lookup_elem(&listener_rows, row);
-    listener = bpf_skc_to_tcp_sock(sk);
-    slot &= DROVER_MAX_SLOTS - 1;
     /* Not of another one: of several listeners of a worker just one is steered. */
-    if (listeners && listeners->socks[slot] == (__u64)listener)
-        listeners->socks[slot] = 0;
+    if (place && *place == (__u64)bpf_skc_to_tcp_sock(sk))
+        *place |= DROVER_LISTENER_CLOSED;
 }
 
 __noinline int forget_listener(struct bpf_sock_ops *ctx)

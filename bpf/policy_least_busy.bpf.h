@@ -9,8 +9,11 @@
  *            between equals: of two workers with one connection each, the one that has been at it
  *            for longer is the one that is likelier to be at it for long. Idle keep-alive
  *            connections age as well, but all workers' do, and an age stops counting at 8 ms.
- *   + delay: each millisecond that a queue has not moved counts as one connection, up to 32. A
- *            worker that is stuck gets no more, long before it is called stalled.
+ *   + delay: a worker that finishes nothing for longer than usual is at something long, and whoever
+ *            comes must wait: each time its usual pace counts as one connection. Only where somebody
+ *            would have to wait: if its queue is not empty (up to 32), or if it serves one connection
+ *            at a time (up to 8: that is a guess from how it was seen, and idle connections must not
+ *            be shared badly for long where it is wrong).
  *
  * Where the kernel does not let programs look at listeners (lockdown), live connections and age
  * remain.
@@ -18,66 +21,54 @@
 #ifndef DROVER_POLICY_LEAST_BUSY_BPF_H
 #define DROVER_POLICY_LEAST_BUSY_BPF_H
 
+#include "listener.bpf.h"
 #include "policy_view.bpf.h"
-
-#ifdef __bpf__
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_helpers.h>
-
-#include "kernel_types.bpf.h"
-
-static __always_inline __u32 listener_young(__u64 listener)
-{
-    struct inet_connection_sock *sk = (struct inet_connection_sock *)listener;
-    int young = 0;
-
-    if (listener)
-        bpf_core_read(&young, sizeof(young), &sk->icsk_accept_queue.young.counter);
-    return young > 0 ? young : 0;
-}
-
-static __always_inline __u32 listener_queued(__u64 listener)
-{
-    struct sock *sk = (struct sock *)listener;
-    __u32 queued = 0;
-
-    if (listener)
-        bpf_core_read(&queued, sizeof(queued), &sk->sk_ack_backlog);
-    return queued;
-}
-#else
-/* Natively a listener is a pointer to this. */
-struct policy_listener {
-    __u32 young;
-    __u32 queued;
-};
-
-static __always_inline __u32 listener_young(__u64 listener)
-{
-    return listener ? ((const struct policy_listener *)listener)->young : 0;
-}
-
-static __always_inline __u32 listener_queued(__u64 listener)
-{
-    return listener ? ((const struct policy_listener *)listener)->queued : 0;
-}
-#endif
 
 #define LEAST_BUSY_EXACT 16
 
-#define BUSY_CONNECTION 1024u              /* the score of one connection */
-#define BUSY_MOST_YOUNG 65535u             /* a listener that is just closing may show anything */
-#define BUSY_AGE_UNIT (8u << 10)           /* ns: 8 µs; 1,000 of them count */
-#define BUSY_MOST_AGE 1000u                /* below one connection */
-#define BUSY_DELAY_UNIT 1000000u           /* ns: 1 ms counts as one connection */
+#define BUSY_CONNECTION 1024u    /* the score of one connection */
+#define BUSY_MOST_YOUNG 65535u   /* a listener that is just closing may show anything */
+#define BUSY_AGE_UNIT (8u << 10) /* ns: 8 µs; 1,000 of them count */
+#define BUSY_MOST_AGE 1000u      /* below one connection */
+#define BUSY_USUAL 2u            /* so many times its pace a worker may take */
 #define BUSY_MOST_DELAY (32u * BUSY_CONNECTION)
+#define BUSY_MOST_GUESS (8u * BUSY_CONNECTION)
+#define BUSY_SEEN_SERIAL 16u     /* so often, until it is believed */
+
+/* How much a worker that has finished nothing since `since` ns is behind its pace, as a score. */
+static __always_inline __u64 busy_delay(const struct drover_slot *counts, __u64 since, __u64 most)
+{
+    __u64 pace = *(const volatile __u32 *)&counts->pace;
+    __u64 paces;
+
+    since >>= 10; /* a pace is in units of 1,024 ns */
+    if (!pace || since <= BUSY_USUAL * pace)
+        return 0;
+    paces = (since - BUSY_USUAL * pace) * BUSY_CONNECTION / pace;
+    return paces < most ? paces : most;
+}
+
+/* Whether the worker serves one connection at a time, as far as is known. */
+static __always_inline int is_serial(struct drover_slot *counts, __u64 live, __u64 queued)
+{
+    __u32 serial = *(const volatile __u16 *)&counts->serial;
+
+    if (serial == DROVER_NOT_SERIAL)
+        return 0;
+    if (live > queued + 1)
+        counts->serial = DROVER_NOT_SERIAL;
+    else if (queued && serial < BUSY_SEEN_SERIAL)
+        counts->serial = serial + 1;
+    return serial >= BUSY_SEEN_SERIAL && live <= queued + 1;
+}
 
 static __always_inline __u64 least_busy_score(const struct policy_view *view, __u32 slot)
 {
-    const struct drover_slot *counts = &view->slots[slot];
+    struct drover_slot *counts = &view->slots[slot];
     __u64 listener = *(const volatile __u64 *)&view->listeners[slot];
     __u64 live = live_of(view, slot), young = listener_young(listener);
-    __u64 since, age, delay, score;
+    __u64 since, age, score, queued;
+    int serial;
 
     if (young > BUSY_MOST_YOUNG)
         young = BUSY_MOST_YOUNG;
@@ -88,10 +79,13 @@ static __always_inline __u64 least_busy_score(const struct policy_view *view, __
     since = view->now > since ? view->now - since : 0;
     age = since / BUSY_AGE_UNIT;
     score += age < BUSY_MOST_AGE ? age : BUSY_MOST_AGE;
-    if (since < BUSY_DELAY_UNIT || !listener_queued(listener))
+    if (!listener)
         return score;
-    delay = since / (BUSY_DELAY_UNIT / BUSY_CONNECTION);
-    return score + (delay < BUSY_MOST_DELAY ? delay : BUSY_MOST_DELAY);
+    queued = listener_queued(listener);
+    serial = is_serial(counts, live, queued);
+    if (queued)
+        return score + busy_delay(counts, since, BUSY_MOST_DELAY);
+    return serial ? score + busy_delay(counts, since, BUSY_MOST_GUESS) : score;
 }
 
 static __always_inline __u32 policy_least_busy(const struct policy_view *view)

@@ -21,7 +21,7 @@ struct policy_view {
     __u32 count;                     /* how many */
     const __u16 *schedule;           /* the same slots, each as often as its weight says */
     __u32 turns;                     /* length of the schedule */
-    const struct drover_slot *slots; /* every slot's counts, by slot */
+    struct drover_slot *slots;       /* every slot's counts, by slot */
     const __u64 *listeners;          /* every slot's listener, for listener_*(); 0: not known */
     __u32 hash;                      /* of the connection's addresses and ports */
     __u32 random;                    /* new in each call */

@@ -219,6 +219,26 @@ static __always_inline void tell_queued(__u32 slot)
     bpf_ringbuf_submit(event, 0);
 }
 
+/* Has the master look whether this connection has to wait while another worker becomes idle. Only
+ * under least-busy: the others are meant to be blind to load, or to know no queues. */
+static __always_inline void tell_busy(__u32 slot)
+{
+    struct drover_event *event;
+
+    if (control.hurried || control.policy != DROVER_POLICY_LEAST_BUSY)
+        return;
+    if (*(volatile __s64 *)&slots[slot & (DROVER_MAX_SLOTS - 1)].live <= 0)
+        return;
+    event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+    if (!event)
+        return;
+    control.hurried = 1;
+    __builtin_memset(event, 0, sizeof(*event));
+    event->kind = DROVER_EVENT_BUSY;
+    event->slot = slot;
+    bpf_ringbuf_submit(event, 0);
+}
+
 static __always_inline int select_slot(struct sk_reuseport_md *ctx, __u32 group, __u32 slot)
 {
     __u32 index = DROVER_LISTENER_INDEX(group, slot & (DROVER_MAX_SLOTS - 1));
@@ -255,7 +275,8 @@ static __always_inline void move_count(struct bpf_sock *listener, struct bpf_soc
         __sync_fetch_and_add(&source->live, -1);
         __sync_fetch_and_add(&source->moved_out_total, 1);
     }
-    __sync_fetch_and_add(&target->live, 1);
+    if (__sync_fetch_and_add(&target->live, 1) <= 0)
+        target->progress_at = bpf_ktime_get_ns(); /* it has something to do from now on */
     __sync_fetch_and_add(&target->moved_in_total, 1);
 }
 
@@ -343,6 +364,8 @@ selected:
     count_decision(group, reason);
     if (is_new && slot != DROVER_KEEPER_SLOT)
         tell_queued(slot);
+    if (reason == DROVER_PICKED)
+        tell_busy(slot);
     if (migrating)
         move_count(ctx->sk, migrating, slot);
     return SK_PASS;

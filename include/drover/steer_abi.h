@@ -36,6 +36,8 @@
 #define DROVER_WEIGHT_ONE 100u
 #define DROVER_MAX_WEIGHT (100u * DROVER_WEIGHT_ONE)
 
+#define DROVER_NOT_SERIAL 0xffffu
+
 /* Entries of a table of the policy `source` that are used: a prime, as the way it is filled wants
  * it; why this one is said in userspace/steer/maglev.h. Two tables a group, as with active sets. */
 #define DROVER_SOURCE_TABLE_SIZE 16381u
@@ -100,7 +102,10 @@ struct drover_source_table {
 };
 
 /* A group's listeners by slot, as addresses in the kernel: read-only, to look at their queues. 0:
- * none, or this kernel does not let programs look. */
+ * none, or this kernel does not let programs look. The lowest bit, which no address has, marks one
+ * that has closed. */
+#define DROVER_LISTENER_CLOSED 1u
+
 struct drover_listener_row {
     __u64 socks[DROVER_MAX_SLOTS];
 };
@@ -122,10 +127,13 @@ struct drover_slot {
     __u64 moved_out_total;   /* waiting connections that went to another listener */
     __u64 closed_total;      /* connections that stopped counting as live */
     __u32 worker;            /* id of the owner; 0: free */
-    __u32 weight;            /* in hundredths, at least 1 */
+    __u16 weight;            /* in hundredths, at least 1 */
+    __u16 serial;            /* how often it was seen with a queue and no more than one connection
+                                out of it; DROVER_NOT_SERIAL: once with more */
     __u64 progress_at;       /* when it last finished a connection, or got its only one: ns of the
                                 monotonic clock */
-    __u64 reserved;
+    __u32 queued;            /* connections that wait in its listeners, when measure last ran */
+    __u32 pace;              /* usual time between two of its progresses, in units of 1,024 ns */
 };
 
 /* Rides in each listener's socket storage and is cloned into every connection it accepts. The
@@ -149,7 +157,8 @@ struct drover_control {
     __u32 prefix_v6;
     __u32 watched; /* 1: the master watches the queues; set by steer with DROVER_EVENT_QUEUED,
                       cleared by the master when there is nothing to be seen any more */
-    __u32 reserved[11];
+    __u32 hurried; /* the same for DROVER_EVENT_BUSY */
+    __u32 reserved[10];
 };
 
 /* Both ends of a connection as its packets name them: addresses in network order, an IPv4 one in
@@ -161,6 +170,12 @@ struct drover_pin_key {
     __u16 client_port;
     __u16 server_port;
     __u32 family;
+};
+
+/* What the master gives measure to work on. */
+struct drover_measure {
+    __u32 groups; /* bit g: look at group g */
+    __u32 slots;  /* look at the slots below this */
 };
 
 struct drover_totals {
@@ -178,6 +193,7 @@ enum drover_event_kind {
     DROVER_EVENT_CLOSE = 3,  /* a worker's listener closed */
     DROVER_EVENT_DENIED = 4, /* a worker tried to attach or detach a reuseport program */
     DROVER_EVENT_PARKED = 5, /* a connection waits with a keeper of that port */
+    DROVER_EVENT_BUSY = 7,   /* least-busy had to choose a worker that has connections already */
     DROVER_EVENT_QUEUED = 6, /* connections come again: somebody may have to wait */
 };
 
@@ -217,6 +233,7 @@ DROVER_ASSERT_SIZE(struct drover_slot, 64);
 DROVER_ASSERT_SIZE(struct drover_tag, 8);
 DROVER_ASSERT_SIZE(struct drover_control, 64);
 DROVER_ASSERT_SIZE(struct drover_pin_key, 40);
+DROVER_ASSERT_SIZE(struct drover_measure, 8);
 DROVER_ASSERT_SIZE(struct drover_totals, 16);
 DROVER_ASSERT_SIZE(struct drover_event, 64);
 

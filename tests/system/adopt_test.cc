@@ -27,6 +27,15 @@ TEST_CASE("four copies of a static server share the port that each of them binds
     CHECK(sandbox.leftovers() == "");
 }
 
+TEST_CASE("this kernel lets the policies look at queues") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "2"}, hello());
+    REQUIRE(cluster.wait_ready(2));
+    CHECK_MESSAGE(!contains(cluster.master().err(), "look at listeners"), cluster.master().err());
+    CHECK(cluster.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
 TEST_CASE("a port named beforehand is shared just the same") {
     Sandbox sandbox;
     Cluster cluster(sandbox, "web", {"-n", "4", "--policy", "round-robin", "--port", "8080"},

@@ -91,7 +91,8 @@ int number_after(const std::string& body, const std::string& word) {
 
 }  // namespace
 
-Connection::Connection(const std::string& address, int port, milliseconds deadline)
+Connection::Connection(const std::string& address, int port, milliseconds deadline,
+                       const std::string& client)
     : deadline_(deadline) {
     auto target = parse(address, port);
     if (!target) {
@@ -104,6 +105,14 @@ Connection::Connection(const std::string& address, int port, milliseconds deadli
     limit.tv_usec = deadline.count() % 1000 * 1000;
     ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
     ::setsockopt(fd_.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+    if (!client.empty()) {
+        auto source = parse(client, 0);
+        if (!source ||
+            ::bind(fd_.get(), reinterpret_cast<sockaddr*>(&source->storage), source->size) != 0) {
+            error_ = "no address to connect from: " + client;
+            return;
+        }
+    }
     if (::connect(fd_.get(), reinterpret_cast<sockaddr*>(&target->storage), target->size) != 0)
         error_ = errno == EINPROGRESS ? "timeout" : kind_of(errno);
 }
@@ -139,8 +148,9 @@ Reply Connection::get(const std::string& path) {
     return receive();
 }
 
-Reply get(const std::string& address, int port, const std::string& path, milliseconds deadline) {
-    Connection connection(address, port, deadline);
+Reply get(const std::string& address, int port, const std::string& path, milliseconds deadline,
+          const std::string& client) {
+    Connection connection(address, port, deadline, client);
     if (!connection.send_request(path, false)) return {"", connection.error()};
     return connection.receive();
 }

@@ -23,8 +23,10 @@ struct Reply {
 // A connection that the test holds in its hand.
 class Connection {
   public:
-    // Connects within the deadline; error() says why not.
-    Connection(const std::string& address, int port, milliseconds deadline = kDeadline);
+    // Connects within the deadline; error() says why not. `client` is the address to connect from,
+    // where it must be a certain one.
+    Connection(const std::string& address, int port, milliseconds deadline = kDeadline,
+               const std::string& client = {});
 
     [[nodiscard]] const std::string& error() const { return error_; }
     bool send_request(const std::string& path, bool keep_alive);
@@ -40,7 +42,7 @@ class Connection {
 
 // One request on a connection of its own.
 Reply get(const std::string& address, int port, const std::string& path = "/",
-          milliseconds deadline = kDeadline);
+          milliseconds deadline = kDeadline, const std::string& client = {});
 
 // Who answered, out of "pid P instance I worker W"; -1 where the answer does not say.
 int instance_in(const std::string& body);

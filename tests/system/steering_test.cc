@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // Who gets a connection: the policies, the live counts, the decisions.
+#include <signal.h>
+
 #include <memory>
 
 #include "harness.h"
@@ -61,11 +63,92 @@ TEST_CASE("least-conn spreads 1,024 long-lived connections over 8 workers as 128
     CHECK(sandbox.leftovers() == "");
 }
 
-TEST_CASE("least-conn is the policy where none is named") {
+TEST_CASE("least-busy is the policy where none is named") {
     Sandbox sandbox;
     Cluster cluster(sandbox, "web", {"-n", "1"}, hello());
     REQUIRE(cluster.wait_ready(1));
-    CHECK(cluster.status()["policy"] == "least-conn");
+    CHECK(cluster.status()["policy"] == "least-busy");
+    CHECK(cluster.stop() == 0);
+}
+
+TEST_CASE("least-busy spreads 1,024 long-lived connections over 8 workers as 128 each") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "8", "--policy", "least-busy"}, hello());
+    REQUIRE(cluster.wait_ready(8));
+    std::vector<std::unique_ptr<Connection>> held;
+    Shares expected;
+    for (int i = 0; i < 8; i++) expected[i] = 128;
+    CHECK(hold(held, 1024) == expected);
+    held.clear();
+    CHECK(eventually([&] { return total_live(cluster) == 0; }));
+    CHECK(cluster.status()["corrections_total"] == 0);
+    CHECK(cluster.stop() == 0);
+}
+
+TEST_CASE("least-busy gives a worker that computes no connection while others are idle") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "5", "--policy", "least-busy"}, hello());
+    REQUIRE(cluster.wait_ready(5));
+    Connection computing("127.0.0.1", 8080);
+    REQUIRE(computing.send_request("/spin?2000", false));
+    auto served = spread("127.0.0.1", 8080, 100);
+    int busy = instance_in(computing.receive().body);
+    CHECK_FALSE(served.contains(-1));
+    CHECK_FALSE(served.contains(busy));
+    CHECK(served.size() == 4);
+    // Nor did one wait there until the worker was found to be stuck.
+    CHECK(cluster.status()["moved_total"] == 0);
+    CHECK(cluster.stop() == 0);
+}
+
+TEST_CASE("least-busy gives a worker that serves one at a time no second connection") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "6", "--policy", "least-busy"}, hello({"--block"}));
+    REQUIRE(cluster.wait_ready(6));
+    std::vector<std::unique_ptr<Connection>> held;
+    auto busy = hold(held, 2);
+    REQUIRE(busy.size() == 2);
+    auto served = spread("127.0.0.1", 8080, 100);
+    CHECK_FALSE(served.contains(-1));
+    for (const auto& [instance, connections] : busy) CHECK_FALSE(served.contains(instance));
+    CHECK(served.size() == 4);
+    // Nor did one wait there until the worker was found to be stuck.
+    CHECK(cluster.status()["moved_total"] == 0);
+    held.clear();
+    CHECK(cluster.stop() == 0);
+}
+
+TEST_CASE("least-busy passes by a queue that stands still, though fewest connections are there") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "2", "--policy", "least-busy", "--stall-after", "never"},
+                    hello());
+    REQUIRE(cluster.wait_ready(2));
+    (void)spread("127.0.0.1", 8080, 100);  // so that it is known how long they usually take
+    std::vector<std::unique_ptr<Connection>> held;
+    REQUIRE(hold(held, 20) == Shares{{0, 10}, {1, 10}});
+    // The first worker keeps one of its ten, and hangs; one more waits there.
+    pid_t hung = cluster.pid_of(0);
+    std::vector<std::unique_ptr<Connection>> kept;
+    bool has_one = false;
+    for (auto& connection : held) {
+        bool is_first = instance_in(connection->get("/").body) == 0;
+        if (!is_first || !has_one) kept.push_back(std::move(connection));
+        has_one = has_one || is_first;
+    }
+    held.clear();
+    REQUIRE(eventually([&] { return cluster.worker(0)["live"] == 1; }));
+    REQUIRE(::kill(hung, SIGSTOP) == 0);
+    Connection waiting("127.0.0.1", 8080);
+    REQUIRE(waiting.send_request("/", false));
+    REQUIRE(eventually([&] { return cluster.worker(0)["queued"] == 1; }));
+    // Each time its usual pace counts as a connection, up to 32.
+    auto begin = Clock::now();
+    REQUIRE(eventually([&] { return Clock::now() - begin > milliseconds(50); }));
+    // By connections alone eight of these would wait there, too.
+    CHECK(hold(kept, 16) == Shares{{1, 16}});
+    REQUIRE(::kill(hung, SIGCONT) == 0);
+    CHECK(instance_in(waiting.receive().body) == 0);
+    kept.clear();
     CHECK(cluster.stop() == 0);
 }
 
@@ -140,7 +223,8 @@ TEST_CASE("the policy changes while connections come, and none is lost") {
     Cluster cluster(sandbox, "web", {"-n", "4", "--policy", "hash"}, hello());
     REQUIRE(cluster.wait_ready(4));
     Load load("127.0.0.1", 8080, 300);
-    for (const char* policy : {"round-robin", "least-conn", "hash", "round-robin"}) {
+    for (const char* policy :
+         {"round-robin", "least-conn", "hash", "source", "least-busy", "round-robin"}) {
         REQUIRE(load.wait_answered(30));
         CHECK(cluster.drover({"policy", "web", policy}).status == 0);
         CHECK(cluster.status()["policy"] == policy);

@@ -17,6 +17,8 @@
 
 namespace drover::test {
 
+constexpr __u32 kPace = 1000;  // of all workers: 1.024 ms
+
 struct Bench {
     std::vector<__u16> active, schedule;
     std::array<drover_slot, DROVER_MAX_SLOTS> slots{};
@@ -36,7 +38,10 @@ struct Bench {
             auto slot = static_cast<__u16>((i * 9 + 100) % DROVER_KEEPER_SLOT);
             active[i] = slot;
             slots[slot].live = 0;
-            slots[slot].weight = i < weights.size() ? weights[i] : DROVER_WEIGHT_ONE;
+            slots[slot].weight =
+                static_cast<__u16>(i < weights.size() ? weights[i] : DROVER_WEIGHT_ONE);
+            slots[slot].serial = DROVER_NOT_SERIAL;
+            slots[slot].pace = kPace;
             listeners[slot] = reinterpret_cast<__u64>(&queues[slot]);
             shares.push_back({slot, slots[slot].weight});
         }

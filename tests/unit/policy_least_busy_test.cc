@@ -14,9 +14,11 @@
 #include "policy_bench.h"
 
 using drover::test::Bench;
+using drover::test::kPace;
 
 namespace {
 
+constexpr __u64 kPaceNs = kPace * 1024ull;
 constexpr __u64 kMillisecond = 1'000'000;
 constexpr __u64 kHour = 3600 * 1000 * kMillisecond;
 constexpr __u32 kNone = UINT32_MAX;
@@ -191,34 +193,85 @@ TEST_CASE("least-busy: an idle worker's last progress does not matter") {
     CHECK(is_even(choices(bench, 3000), 1000));
 }
 
-TEST_CASE("least-busy: a queue that has not moved for n ms repels n connections, up to 32") {
-    for (__u64 ms : {1, 2, 5, 9, 31, 32, 33, 100, 500, 1'000'000}) {
-        __s64 repelled = ms < 32 ? static_cast<__s64>(ms) : 32;
-        INFO("ms ", ms);
+TEST_CASE("least-busy: each pace that a queue stands beyond two repels a connection, up to 32") {
+    for (__u64 paces : {1, 2, 5, 9, 31, 32, 33, 100, 500, 1'000'000}) {
+        __s64 repelled = paces < 32 ? static_cast<__s64>(paces) : 32;
+        INFO("paces ", paces);
+        __u64 since = (2 + paces) * kPaceNs;
         Bench bench(2);
         // The other one is as old, but nobody waits there.
-        set(bench, 0, 1, ms * kMillisecond, /*queued=*/1);
-        set(bench, 1, 1 + repelled - 1, ms * kMillisecond);
+        set(bench, 0, 2, since, /*queued=*/1);
+        set(bench, 1, 2 + repelled - 1, since);
         CHECK(always(bench) == 1);
-        set(bench, 1, 1 + repelled + 1, ms * kMillisecond);
+        set(bench, 1, 2 + repelled + 1, since);
         CHECK(always(bench) == 0);
     }
 }
 
-TEST_CASE("least-busy: with a queue but recent progress there is no delay") {
+TEST_CASE("least-busy: with a queue but within two paces there is no delay") {
     Bench bench(2);
-    set(bench, 0, 3, kMillisecond - 1, /*queued=*/100);
+    set(bench, 0, 3, 2 * kPaceNs, /*queued=*/2);
     set(bench, 1, 4);
     CHECK(always(bench) == 0);
-    set(bench, 0, 3, kMillisecond + kMillisecond / 2, 100);  // now the queue has stood
+    set(bench, 0, 3, 3 * kPaceNs, 2);  // now the queue has stood
     CHECK(always(bench) == 1);
 }
 
-TEST_CASE("least-busy: without a queue there is no delay") {
+TEST_CASE("least-busy: a slow worker's usual time is no delay") {
     Bench bench(2);
-    set(bench, 0, 3, 30 * kMillisecond);
+    bench.slot(0).pace = 100 * kPace;
+    set(bench, 0, 3, 100 * kPaceNs, /*queued=*/2);
     set(bench, 1, 4);
     CHECK(always(bench) == 0);
+    bench.slot(0).pace = 0;  // it has finished none yet: nothing is known
+    CHECK(always(bench) == 0);
+}
+
+TEST_CASE("least-busy: without a queue there is no delay with who serves several at once") {
+    Bench bench(2);
+    set(bench, 0, 3, 30 * kPaceNs);
+    set(bench, 1, 4);
+    CHECK(always(bench) == 0);
+}
+
+TEST_CASE("least-busy: who serves one at a time is at something long, also without a queue") {
+    Bench bench(2);
+    bench.slot(0).serial = BUSY_SEEN_SERIAL;
+    set(bench, 0, 1, 30 * kPaceNs);
+    set(bench, 1, 8);
+    CHECK(always(bench) == 1);
+    // But for no more than eight: the guess may be wrong.
+    set(bench, 1, 10);
+    CHECK(always(bench) == 0);
+}
+
+TEST_CASE("least-busy: that a worker serves one at a time is believed when it was seen often") {
+    Bench bench(1);
+    bench.slot(0).serial = 0;
+    set(bench, 0, 3, 0, /*queued=*/2);
+    for (__u32 i = 0; i < BUSY_SEEN_SERIAL; i++) {
+        CHECK(bench.slot(0).serial == i);
+        (void)policy_least_busy(&bench.view);
+    }
+    (void)policy_least_busy(&bench.view);
+    CHECK(bench.slot(0).serial == BUSY_SEEN_SERIAL);
+    // Without a queue nothing is seen.
+    bench.slot(0).serial = 0;
+    set(bench, 0, 1);
+    (void)policy_least_busy(&bench.view);
+    CHECK(bench.slot(0).serial == 0);
+}
+
+TEST_CASE("least-busy: two connections out of the queue show for good that it serves several") {
+    Bench bench(2);
+    bench.slot(0).serial = BUSY_SEEN_SERIAL;
+    set(bench, 0, 4, 30 * kPaceNs, /*queued=*/2);
+    set(bench, 1, 100);
+    (void)always(bench);
+    CHECK(bench.slot(0).serial == DROVER_NOT_SERIAL);
+    set(bench, 0, 3, 30 * kPaceNs, /*queued=*/2);
+    (void)always(bench);
+    CHECK(bench.slot(0).serial == DROVER_NOT_SERIAL);
 }
 
 TEST_CASE("least-busy: a closing listener that shows garbage as handshakes is bounded") {

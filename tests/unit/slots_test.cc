@@ -118,7 +118,7 @@ TEST_CASE("slots: a slot begins with its counts at zero") {
     auto memory = std::make_unique<Memory>();
     SlotTable table(memory->slots);
     REQUIRE(table.take(1) == 0);
-    memory->slots[0] = drover_slot{5, 6, 7, 8, 9, 1, 3, 4, 0};
+    memory->slots[0] = drover_slot{5, 6, 7, 8, 9, 1, 3, 1, 4, 10, 12};
     table.give_back(0);
     for (int i = 1; i < kUsable; i++) REQUIRE(table.take(2));
     REQUIRE(table.take(42) == 0);
@@ -131,12 +131,15 @@ TEST_CASE("slots: a slot begins with its counts at zero") {
     CHECK(slot.worker == 42);
     CHECK(slot.weight == DROVER_WEIGHT_ONE);
     CHECK(memory->slots[0].progress_at == 0);
+    CHECK(memory->slots[0].serial == 0);
+    CHECK(slot.queued == 0);
+    CHECK(slot.pace == 0);
 }
 
 TEST_CASE("slots: read() has every count of the slot") {
     auto memory = std::make_unique<Memory>();
     SlotTable table(memory->slots);
-    memory->slots[3] = drover_slot{5, 6, 7, 8, 9, 11, 300, 4, 0};
+    memory->slots[3] = drover_slot{5, 6, 7, 8, 9, 11, 300, 0, 4, 10, 12};
     drover_slot slot = table.read(3);
     CHECK(slot.live == 5);
     CHECK(slot.established_total == 6);
@@ -145,6 +148,9 @@ TEST_CASE("slots: read() has every count of the slot") {
     CHECK(slot.closed_total == 9);
     CHECK(slot.worker == 11);
     CHECK(slot.weight == 300);
+    CHECK(slot.progress_at == 4);
+    CHECK(slot.queued == 10);
+    CHECK(slot.pace == 12);
 }
 
 TEST_CASE("slots: a weight is set for the slot alone, and the next owner begins with 1") {

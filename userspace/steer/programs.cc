@@ -16,6 +16,7 @@
 #include <cerrno>
 #include <filesystem>
 
+#include "base/log.h"
 #include "bpf/drover.skel.h"
 
 namespace drover::steer {
@@ -55,6 +56,14 @@ std::string last_lines(const std::string& text, int count) {
     return begin == 0 ? text : text.substr(begin + 1);
 }
 
+// The verifier's sentence: the line before its count of instructions.
+std::string verdict_of(const std::string& log) {
+    auto end = log.rfind("\nprocessed ");
+    if (end == std::string::npos || end == 0) return "no reason given";
+    auto begin = log.rfind('\n', end - 1);
+    return log.substr(begin == std::string::npos ? 0 : begin + 1, end - begin - 1);
+}
+
 Result<void> attach(bpf_program* program, bpf_link*& link, int cgroup, const std::string& pin) {
     link = bpf_program__attach_cgroup(program, cgroup);
     if (link == nullptr)
@@ -80,6 +89,7 @@ Result<std::unique_ptr<Programs>> Programs::load(
     load_log = &log;
     libbpf_set_print(keep_log);
     int failed = 0;
+    std::string refusal;
     // Under lockdown=confidentiality programs that read kernel memory do not load.
     for (uint32_t reads_kernel : {1u, 0u}) {
         impl->skeleton.reset(drover_bpf::open());
@@ -91,6 +101,7 @@ Result<std::unique_ptr<Programs>> Programs::load(
         own.reads_kernel = reads_kernel;
         failed = -drover_bpf::load(impl->skeleton.get());
         if (!failed) break;
+        if (reads_kernel) refusal = verdict_of(log);
     }
     load_log = nullptr;
     if (failed) {
@@ -99,6 +110,12 @@ Result<std::unique_ptr<Programs>> Programs::load(
         error.value().text += "\n" + last_lines(log, 12);
         return error;
     }
+
+    if (impl->skeleton->rodata->config.reads_kernel == 0)
+        log::warn(fmt::format(
+            "this kernel lets programs not look at listeners' queues (is it locked down?): {}; "
+            "least-busy goes by connections alone",
+            refusal));
 
     std::error_code ignored;
     fs::create_directories(pin_folder, ignored);
@@ -158,6 +175,19 @@ bool Programs::reads_kernel() const {
 
 void Programs::stop_watching() {
     std::atomic_ref<uint32_t>(control().watched).store(0);
+}
+
+void Programs::stop_hurrying() {
+    std::atomic_ref<uint32_t>(control().hurried).store(0);
+}
+
+bool Programs::measure(uint32_t groups, uint32_t slots) {
+    drover_measure what{groups, slots};
+    LIBBPF_OPTS(bpf_test_run_opts, options);
+    options.ctx_in = &what;
+    options.ctx_size_in = sizeof(what);
+    int program = bpf_program__fd(impl_->skeleton->progs.measure);
+    return bpf_prog_test_run_opts(program, &options) == 0 && options.retval == 0;
 }
 
 void Programs::set_source_prefixes(uint32_t prefix_v4, uint32_t prefix_v6) {

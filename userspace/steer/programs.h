@@ -38,8 +38,13 @@ class Programs {
     [[nodiscard]] const drover_totals& totals() const;
     // Whether policies see handshakes and queues; else live counts alone.
     [[nodiscard]] bool reads_kernel() const;
-    // Steer may tell again that connections come (DROVER_EVENT_QUEUED).
+    // Steer may tell again that connections come (DROVER_EVENT_QUEUED) / that one may have to wait
+    // (DROVER_EVENT_BUSY).
     void stop_watching();
+    void stop_hurrying();
+    // Has `queued` of the slots below `slots` counted, in the groups whose bits are set. False
+    // where the kernel does not let programs look.
+    bool measure(uint32_t groups, uint32_t slots);
     // `prefix_*`: bits of a client's address that count for the policy `source`.
     void set_source_prefixes(uint32_t prefix_v4, uint32_t prefix_v6);
     void write_source_table(uint32_t group, uint32_t half, std::span<const uint16_t> table);

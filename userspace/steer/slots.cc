@@ -82,11 +82,14 @@ drover_slot SlotTable::read(int slot) const {
     copy.closed_total = load(from.closed_total);
     copy.worker = load(from.worker);
     copy.weight = load(from.weight);
+    copy.progress_at = load(from.progress_at);
+    copy.queued = load(from.queued);
+    copy.pace = load(from.pace);
     return copy;
 }
 
 void SlotTable::set_weight(int slot, uint32_t weight) {
-    store(memory_[slot].weight, weight);
+    store(memory_[slot].weight, static_cast<uint16_t>(weight));
 }
 
 void SlotTable::correct(int slot, int64_t delta) {

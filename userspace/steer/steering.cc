@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <climits>
 
-#include "base/log.h"
 #include "steer/queue.h"
 
 namespace drover::steer {
@@ -68,10 +67,6 @@ Result<std::unique_ptr<Steering>> Steering::open(Options options, const Paths& p
         return tl::unexpected(programs.error());
     }
     self->programs_ = std::move(*programs);
-    if (!self->programs_->reads_kernel())
-        log::warn(
-            "this kernel forbids to look at listeners' queues (lockdown): least-busy goes by "
-            "connections alone");
     self->programs_->set_source_prefixes(self->options_.source_prefix_v4,
                                          self->options_.source_prefix_v6);
     self->programs_->set_policy(self->options_.policy);
@@ -262,6 +257,7 @@ int Steering::keeper_backlog() const {
 
 void Steering::on_event(const drover_event& event) {
     if (event.kind == DROVER_EVENT_QUEUED) return watch_queues();
+    if (event.kind == DROVER_EVENT_BUSY) return hurry();
     if (event.worker == kKeeperWorker) return;  // the keeper's own bind, listen and close
     switch (event.kind) {
         case DROVER_EVENT_BIND:
@@ -436,6 +432,7 @@ void Steering::close() {
     on_move_parked_.reset();
     on_warm_up_.reset();
     on_watch_.reset();
+    on_hurry_.reset();
     members_.clear();  // with the pins that some have
     groups_.clear();
     if (programs_) programs_->detach();

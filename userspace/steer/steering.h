@@ -189,6 +189,7 @@ class Steering {
         std::map<uint64_t, Listener> listeners;                           // by cookie
         std::unique_ptr<Rescue> rescue;
         Watch watch;
+        uint64_t relieved_in = 0;       // the progress_at in which its queue was last moved away
         std::set<uint64_t> handshakes;  // that were under way at deactivate(), by cookie
     };
     struct Group {
@@ -240,6 +241,9 @@ class Steering {
     void watch_queues();
     void look_at_queues();
     void send_canary(uint32_t worker);
+    void hurry();
+    bool relieve_one();
+    void look_hurriedly();
 
     Options options_;
     EventLoop& loop_;
@@ -257,12 +261,16 @@ class Steering {
     uint64_t corrections_ = 0;
     std::set<uint64_t> relistened_;  // cookies: what their events say is our own doing
     int calm_looks_ = 0;
+    int hurried_looks_ = 0;                     // without any queue, one after the other
+    std::chrono::milliseconds hurry_pause_{0};  // after a hurry that was for nothing
+    bool hurry_helped_ = false;
     bool refusing_ = false;
     EventLoop::Source on_events_;
     EventLoop::Source on_reconcile_;
     EventLoop::Source on_move_parked_;
     EventLoop::Source on_warm_up_;
     EventLoop::Source on_watch_;
+    EventLoop::Source on_hurry_;
 };
 
 }  // namespace drover::steer
