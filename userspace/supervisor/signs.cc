@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 //
-// Signs of life: what a worker answers to probes, its watchdog, the load that it reports, its word
-// that it stops, and whether it takes the connections that wait for it.
+// Signs of life: whether a worker is ready, what it answers to probes, its watchdog, the load that
+// it reports, its word that it stops, and whether it takes the connections that wait for it.
 #include <fmt/format.h>
 
 #include <algorithm>
 
+#include "supervisor/readiness.h"
 #include "supervisor/supervisor.h"
 
 namespace drover::supervisor {
@@ -16,6 +17,36 @@ constexpr std::chrono::milliseconds kProbeTimeout{5'000};
 constexpr std::chrono::milliseconds kProbeAgain{100};  // after a probe that failed
 
 }  // namespace
+
+std::set<int> Supervisor::ports_of(const Worker& worker) const {
+    std::set<int> ports;
+    for (const auto& [address, port] : worker.endpoints) ports.insert(port);
+    return ports;
+}
+
+std::set<int> Supervisor::ports_of_ready() const {
+    std::set<int> ports;
+    for (const auto& [id, worker] : workers_)
+        if (worker.state == State::ready) ports.merge(ports_of(worker));
+    return ports;
+}
+
+void Supervisor::check_ready(Worker& worker) {
+    if (worker.state != State::online && worker.state != State::listening) return;
+    if (worker.conflict) return;  // it is being killed
+    std::set<int> named;
+    for (const Port& port : config_.ports) named.insert(port.number);
+    for (const Port& port : config_.listen) named.insert(port.number);
+    bool listens = listens_on_enough(ports_of(worker), named, ports_of_ready());
+    if (is_probed(config_.ready)) {
+        if (listens) probe_until_ready(worker);
+        return;
+    }
+    bool ready = config_.ready == Ready::listening
+                     ? listens
+                     : config_.ready == Ready::exec || worker.said_ready;
+    if (ready) apply(worker.id, Trigger::is_ready);
+}
 
 // One probe at a time, the next a little after the last one failed, until --ready-timeout.
 void Supervisor::probe_until_ready(Worker& worker) {

@@ -7,7 +7,6 @@
 #include <algorithm>
 
 #include "base/log.h"
-#include "supervisor/readiness.h"
 
 namespace drover::supervisor {
 
@@ -191,23 +190,6 @@ void Supervisor::carry_out(WorkerId id, Action action) {
             break;
         }
     }
-}
-
-void Supervisor::check_ready(Worker& worker) {
-    if (worker.state != State::online && worker.state != State::listening) return;
-    if (worker.conflict) return;  // it is being killed
-    std::set<int> named;
-    for (const Port& port : config_.ports) named.insert(port.number);
-    for (const Port& port : config_.listen) named.insert(port.number);
-    bool listens = listens_on_enough(ports_of(worker), named, ports_of_ready());
-    if (is_probed(config_.ready)) {
-        if (listens) probe_until_ready(worker);
-        return;
-    }
-    bool ready = config_.ready == Ready::listening
-                     ? listens
-                     : config_.ready == Ready::exec || worker.said_ready;
-    if (ready) apply(worker.id, Trigger::is_ready);
 }
 
 void Supervisor::end_worker(WorkerId id, ExitReason why, bool replace_after,
@@ -473,19 +455,6 @@ Supervisor::Worker* Supervisor::current(int instance) {
     for (auto& [id, worker] : workers_)
         if (worker.instance == instance) newest = &worker;
     return newest;
-}
-
-std::set<int> Supervisor::ports_of(const Worker& worker) const {
-    std::set<int> ports;
-    for (const auto& [address, port] : worker.endpoints) ports.insert(port);
-    return ports;
-}
-
-std::set<int> Supervisor::ports_of_ready() const {
-    std::set<int> ports;
-    for (const auto& [id, worker] : workers_)
-        if (worker.state == State::ready) ports.merge(ports_of(worker));
-    return ports;
 }
 
 bool Supervisor::is_steady() const {
