@@ -7,8 +7,10 @@
  *   + handshakes under way (the listener's own count: it falls by itself, also under a SYN flood)
  *   + age:   how long ago it last finished a connection. Less than one connection, so it decides
  *            between equals: of two workers with one connection each, the one that has been at it
- *            for longer is the one that is likelier to be at it for long. Idle keep-alive
- *            connections age as well, but all workers' do, and an age stops counting at 8 ms.
+ *            for longer is the one that is likelier to be at it for long. It stops counting at 8 ms,
+ *            and does not count with a worker that serves several connections at once: there it says
+ *            little, and would have the latest one get everything while others have idle
+ *            connections.
  *   + delay: a worker that finishes nothing for longer than usual is at something long, and whoever
  *            comes must wait: each time its usual pace counts as one connection. Only where somebody
  *            would have to wait: if its queue is not empty (up to 32), or if it serves one connection
@@ -48,18 +50,17 @@ static __always_inline __u64 busy_delay(const struct drover_slot *counts, __u64 
     return paces < most ? paces : most;
 }
 
-/* Whether the worker serves one connection at a time, as far as is known. */
-static __always_inline int is_serial(struct drover_slot *counts, __u64 live, __u64 queued)
+/* What is seen of whether the worker serves one connection at a time. */
+static __always_inline void note_serial(struct drover_slot *counts, __u64 live, __u64 queued)
 {
     __u32 serial = *(const volatile __u16 *)&counts->serial;
 
     if (serial == DROVER_NOT_SERIAL)
-        return 0;
+        return;
     if (live > queued + 1)
         counts->serial = DROVER_NOT_SERIAL;
     else if (queued && serial < BUSY_SEEN_SERIAL)
         counts->serial = serial + 1;
-    return serial >= BUSY_SEEN_SERIAL && live <= queued + 1;
 }
 
 static __always_inline __u64 least_busy_score(const struct policy_view *view, __u32 slot)
@@ -68,24 +69,27 @@ static __always_inline __u64 least_busy_score(const struct policy_view *view, __
     __u64 listener = *(const volatile __u64 *)&view->listeners[slot];
     __u64 live = live_of(view, slot), young = listener_young(listener);
     __u64 since, age, score, queued;
-    int serial;
+    __u32 serial;
 
     if (young > BUSY_MOST_YOUNG)
         young = BUSY_MOST_YOUNG;
     score = (live + young + 1) * BUSY_CONNECTION;
     if (!live)
         return score;
+    queued = listener_queued(listener);
+    if (listener)
+        note_serial(counts, live, queued);
+    serial = *(const volatile __u16 *)&counts->serial;
     since = *(const volatile __u64 *)&counts->progress_at;
     since = view->now > since ? view->now - since : 0;
     age = since / BUSY_AGE_UNIT;
-    score += age < BUSY_MOST_AGE ? age : BUSY_MOST_AGE;
-    if (!listener)
-        return score;
-    queued = listener_queued(listener);
-    serial = is_serial(counts, live, queued);
+    if (serial != DROVER_NOT_SERIAL)
+        score += age < BUSY_MOST_AGE ? age : BUSY_MOST_AGE;
     if (queued)
         return score + busy_delay(counts, since, BUSY_MOST_DELAY);
-    return serial ? score + busy_delay(counts, since, BUSY_MOST_GUESS) : score;
+    if (serial == BUSY_SEEN_SERIAL)
+        return score + busy_delay(counts, since, BUSY_MOST_GUESS);
+    return score;
 }
 
 static __always_inline __u32 policy_least_busy(const struct policy_view *view)

@@ -17,7 +17,8 @@ struct Share {
 
 // Equal weights give each slot once, in the order of the input. Others are reduced to the smallest
 // whole numbers; where those are more than `most` turns in all, they are rounded, and nobody gets
-// less than one. Between two turns of a slot the others have theirs (smooth weighted round-robin).
+// less than one. At each place every slot has had its share of the turns so far, within two
+// (smooth weighted round-robin).
 // There are at most `most` shares.
 std::vector<uint16_t> make_schedule(std::span<const Share> shares, size_t most);
 
