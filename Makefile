@@ -30,12 +30,13 @@ endif
 # --- What is built from what --------------------------------------------------------------------
 
 BPF_SOURCES    := $(wildcard bpf/*.bpf.c)
-BPF_HEADERS    := $(wildcard bpf/*.bpf.h) include/drover/steer_abi.h
+BPF_HEADERS    := $(wildcard bpf/*.bpf.h) include/drover/steer_abi.h include/drover/policy.bpf.h
 SOURCES        := $(sort $(wildcard userspace/*/*.cc))
 UNIT_SOURCES   := $(sort $(wildcard tests/unit/*.cc))
 SYSTEM_SOURCES := $(sort $(wildcard tests/system/*.cc))
 SERVER_SOURCES := $(sort $(wildcard tests/servers/*.c tests/servers/*.cc))
 BENCH_SOURCES  := $(sort $(wildcard tests/bench/*.cc))
+POLICY_SOURCES := $(sort $(wildcard tests/policies/*.bpf.c))
 FUZZ_SOURCES   := $(sort $(wildcard tests/fuzz/*_fuzz.cc))
 
 # maps first: the linker wants a variable's definition before its declarations.
@@ -48,6 +49,7 @@ UNIT_OBJECTS   := $(UNIT_SOURCES:%.cc=$(TESTS_BUILD)/%.o)
 SYSTEM_OBJECTS := $(SYSTEM_SOURCES:%.cc=$(BUILD)/%.o)
 SERVERS        := $(addprefix $(BUILD)/servers/,$(notdir $(basename $(SERVER_SOURCES))))
 BENCHES        := $(BENCH_SOURCES:tests/bench/%.cc=$(BUILD)/bench/%)
+POLICIES       := $(POLICY_SOURCES:tests/policies/%.c=$(BUILD)/policies/%.o)
 FUZZERS        := $(FUZZ_SOURCES:tests/fuzz/%_fuzz.cc=$(BUILD)/fuzz/%)
 SKELETON       := $(BUILD)/bpf/drover.skel.h
 
@@ -114,6 +116,7 @@ lint:  ## format, layer arrows, shell scripts
 .PHONY: install
 install: $(BUILD)/drover  ## install to $(DESTDIR)$(PREFIX)
 	install -D -m 0755 $(BUILD)/drover $(DESTDIR)$(PREFIX)/sbin/drover
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/include/drover include/drover/*
 	install -D -m 0644 README.md $(DESTDIR)$(PREFIX)/share/doc/drover/README.md
 	install -D -m 0644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/drover/copyright
 
@@ -171,7 +174,7 @@ $(BUILD)/unit-tests: $(UNIT_OBJECTS) $(OBJECTS)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(LDFLAGS) $^ -o $@ $(LDLIBS)
 
-$(BUILD)/system-tests: $(SYSTEM_OBJECTS)
+$(BUILD)/system-tests: $(SYSTEM_OBJECTS) | $(POLICIES)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(LDFLAGS) $^ -o $@ $(LDLIBS)
 
@@ -188,6 +191,13 @@ $(BUILD)/bench/%.bpf.o: tests/bench/%.bpf.c $(BUILD)/flags | $(BUILD)/deps.ok
 	$(call say,BPF,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CLANG) $(BPF_CFLAGS) -c $< -o $@
+
+# Policies of users' own, for tests: with the command that policy.bpf.h gives to their authors.
+$(BUILD)/policies/%.bpf.o: tests/policies/%.bpf.c include/drover/steer_abi.h \
+    include/drover/policy.bpf.h $(BUILD)/flags | $(BUILD)/deps.ok
+	$(call say,BPF,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CLANG) -O2 -g -target bpf -mcpu=v3 $(WARNINGS) -Iinclude -c $< -o $@
 
 # Small servers for tests, the demo and the bench: static, so that nothing can be preloaded.
 $(BUILD)/servers/%: tests/servers/%.c $(BUILD)/flags | $(BUILD)/deps.ok

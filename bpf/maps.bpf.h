@@ -12,6 +12,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include <drover/policy.bpf.h> /* with the maps drover_views and drover_programs */
 #include <drover/steer_abi.h>
 
 /* Configuration: set between open and load, read-only from then on. One variable: bpftool 7.1 does
@@ -26,6 +27,8 @@ extern struct drover_control control SEC(".data.control");
 extern struct drover_group groups[DROVER_MAX_GROUPS] SEC(".data.groups");
 /* Per slot: the owner by the master; the counts by account and steer. */
 extern struct drover_slot slots[DROVER_MAX_SLOTS] SEC(".data.slots");
+/* Per slot: the owner's instance. Written by the master; read by steer, for policies of users. */
+extern __u16 instances[DROVER_MAX_SLOTS] SEC(".data.instances");
 /* Events that found the ring full (added by adopt, read by the master, which then rescans), and
  * connections ever entered into `moved` (added by steer, read by account: while none was, the end
  * of a connection needs no look-up there). */

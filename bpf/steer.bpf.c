@@ -4,6 +4,9 @@
  *
  *     group → pinned? → active set → policy → deliver
  *
+ * Where the policy is a program of the user's own, the way leaves this one at `policy` (custom.bpf.h)
+ * and comes back in deliver_chosen().
+ *
  * The kernel runs steer() for each SYN that reaches a port of the cluster (and for SYN cookies' last
  * ACKs, for late packets that belong to no connection, and for waiting connections whose listener
  * goes away). It names one listener, and the kernel puts the connection into that one's queue.
@@ -15,6 +18,8 @@
 
 #include <bpf/bpf_endian.h>
 
+#include "client.bpf.h"
+#include "custom.bpf.h"
 #include "policy_hash.bpf.h"
 #include "policy_least_busy.bpf.h"
 #include "policy_least_conn.bpf.h"
@@ -26,8 +31,6 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 /* States of a socket, as the kernel numbers them. */
 #define STATE_ESTABLISHED 1
 #define STATE_CLOSE_WAIT 8
-
-#define ETH_P_IP 0x0800
 
 /* Other active slots that are tried when the policy's choice has just closed. Enough that a reload
  * or crash of a few workers at once finds a living one; beyond it the keeper holds the connection. */
@@ -134,45 +137,25 @@ __noinline __u32 pick(__u32 group, __u32 half, __u32 hash, __u32 random, __u64 t
 /* The number that the policy goes by: the client's bucket, or the kernel's hash of the connection. */
 static __always_inline __u32 hash_of(struct sk_reuseport_md *ctx, struct bpf_sock *migrating)
 {
-    __u32 client[4] = {};
-    long failed;
-    int is_v6;
+    struct client client = {};
 
     if (control.policy != DROVER_POLICY_SOURCE)
         return ctx->hash;
-    if (migrating) {
-        is_v6 = migrating->family == DROVER_AF_INET6;
-        if (is_v6) {
-            client[0] = migrating->dst_ip6[0];
-            client[1] = migrating->dst_ip6[1];
-            client[2] = migrating->dst_ip6[2];
-            client[3] = migrating->dst_ip6[3];
-        } else {
-            client[0] = migrating->dst_ip4;
-        }
-        failed = 0;
-    } else if (ctx->eth_protocol == bpf_htons(ETH_P_IP)) {
-        is_v6 = 0;
-        failed = bpf_skb_load_bytes_relative(ctx, 12, client, sizeof(client[0]), BPF_HDR_START_NET);
-    } else {
-        is_v6 = 1;
-        failed = bpf_skb_load_bytes_relative(ctx, 8, client, sizeof(client), BPF_HDR_START_NET);
-    }
-    if (failed)
+    if (read_client(ctx, migrating, &client))
         return scale_to(ctx->hash, DROVER_SOURCE_TABLE_SIZE);
-    return source_bucket(client, is_v6, control.prefix_v4, control.prefix_v6);
+    return source_bucket(client.addr, client.is_v6, control.prefix_v4, control.prefix_v6);
 }
 
-/* What was chosen: the slot, the size of the active set, and which half of the group's two sets it
- * is. */
+/* What was chosen: the slot, the size of the active set (0: there is nobody, and no slot), and which
+ * half of the group's two sets it is. */
 struct choice {
     __u32 slot;
     __u32 count;
     __u32 half;
 };
 
-/* Asks the policy for a slot of the set that is in force. Returns 0, or -1 where the set is empty. */
-static __always_inline int choose(__u32 index, __u32 hash, int is_new, struct choice *choice)
+/* Asks the policy for a slot of the set that is in force. */
+static __always_inline void choose(__u32 index, __u32 hash, int is_new, struct choice *choice)
 {
     struct drover_group *group = &groups[index & (DROVER_MAX_GROUPS - 1)];
     __u32 random = bpf_get_prandom_u32();
@@ -194,9 +177,9 @@ static __always_inline int choose(__u32 index, __u32 hash, int is_new, struct ch
                                                                    (DROVER_MAX_SLOTS - 1)];
         }
         if (*(volatile __u32 *)&set->version == version)
-            return choice->count ? 0 : -1;
+            return;
     }
-    return -1;
+    choice->count = 0;
 }
 
 /* Has the master watch the queues from the first connection on that may have to wait. Once: until the
@@ -316,36 +299,33 @@ static __always_inline int find_pin(struct sk_reuseport_md *ctx, __u32 *slot)
     return 0;
 }
 
-/* The one place that selects a socket and counts. Tries the policy's choice, then the other active
- * slots, then the keeper; refuses only when none of them is there. */
-static __always_inline int deliver(struct sk_reuseport_md *ctx, struct bpf_sock *migrating)
+/* To this one worker or to none: whether it answers is what the master asks. */
+static __always_inline int deliver_pinned(struct sk_reuseport_md *ctx, __u32 group, __u32 slot)
 {
-    struct choice choice = {};
-    __u32 group, reason, slot, place;
-    int is_new;
+    count_decision(group, DROVER_PINNED);
+    return select_slot(ctx, group, slot) ? SK_DROP : SK_PASS;
+}
 
-    if (find_group(ctx, &group))
-        return SK_DROP; /* attached to a group that the cluster gave up: nobody listens there */
-    if (!migrating && !find_pin(ctx, &slot)) {
-        /* Whether this one worker answers is the question: no other may take the connection. */
-        count_decision(group, DROVER_PINNED);
-        return select_slot(ctx, group, slot) ? SK_DROP : SK_PASS;
-    }
-    is_new = migrating || is_syn(ctx);
-    reason = migrating ? DROVER_MOVED : is_new ? DROVER_PICKED : DROVER_STRAY;
+/* The one place that selects a socket by policy and counts. Tries the policy's choice, then the
+ * other active slots, then the keeper; refuses only when none of them is there. `reason` is what is
+ * counted when the choice takes the connection. */
+static __always_inline int deliver(struct sk_reuseport_md *ctx, struct bpf_sock *migrating,
+                                   __u32 group, __u32 reason, const struct choice *choice)
+{
+    __u32 slot, place;
 
-    if (!choose(group, hash_of(ctx, migrating), is_new, &choice)) {
-        slot = choice.slot;
+    if (choice->count) {
+        slot = choice->slot;
         if (!select_slot(ctx, group, slot))
             goto selected;
         /* The choice closed a moment ago and the master has not heard of it yet. */
         if (reason == DROVER_PICKED)
             reason = DROVER_FALLBACK;
         /* From a random place on: the neighbour would get all of the closed one's share. */
-        place = scale_to(bpf_get_prandom_u32(), choice.count);
+        place = scale_to(bpf_get_prandom_u32(), choice->count);
         for (int try = 0; try < FALLBACK_TRIES; try++) {
-            place = place + 1 < choice.count ? place + 1 : 0;
-            slot = groups[group].sets[choice.half].slots[place & (DROVER_MAX_SLOTS - 1)];
+            place = place + 1 < choice->count ? place + 1 : 0;
+            slot = groups[group].sets[choice->half].slots[place & (DROVER_MAX_SLOTS - 1)];
             if (!select_slot(ctx, group, slot))
                 goto selected;
         }
@@ -362,7 +342,7 @@ static __always_inline int deliver(struct sk_reuseport_md *ctx, struct bpf_sock 
 
 selected:
     count_decision(group, reason);
-    if (is_new && slot != DROVER_KEEPER_SLOT)
+    if (reason != DROVER_STRAY && slot != DROVER_KEEPER_SLOT)
         tell_queued(slot);
     if (reason == DROVER_PICKED)
         tell_busy(slot);
@@ -375,9 +355,48 @@ SEC("sk_reuseport/migrate")
 int steer(struct sk_reuseport_md *ctx)
 {
     struct bpf_sock *migrating = ctx->migrating_sk;
+    struct choice choice = {};
+    __u32 group, reason, slot;
 
     /* Loaded once: clang would load it again after the null check, and the verifier does not
      * carry the check over ("R1 type=sock_or_null expected=sock"). */
     asm volatile("" : "+r"(migrating));
-    return deliver(ctx, migrating);
+    if (find_group(ctx, &group))
+        return SK_DROP; /* attached to a group that the cluster gave up: nobody listens there */
+    if (!migrating && !find_pin(ctx, &slot))
+        return deliver_pinned(ctx, group, slot);
+    reason = migrating ? DROVER_MOVED : is_syn(ctx) ? DROVER_PICKED : DROVER_STRAY;
+    if (reason != DROVER_STRAY && control.policy == DROVER_POLICY_CUSTOM)
+        ask_custom(ctx, migrating, group);
+    choose(group, hash_of(ctx, migrating), reason != DROVER_STRAY, &choice);
+    return deliver(ctx, migrating, group, reason, &choice);
+}
+
+/* The user's own policy has answered. */
+SEC("sk_reuseport/migrate")
+int deliver_chosen(struct sk_reuseport_md *ctx)
+{
+    struct bpf_sock *migrating = ctx->migrating_sk;
+    __u32 zero = 0, reason, group, index;
+    struct choice choice = {};
+    struct drover_view *view;
+
+    asm volatile("" : "+r"(migrating)); /* as above */
+    view = bpf_map_lookup_elem(&drover_views, &zero);
+    if (!view)
+        return SK_DROP; /* cannot be: an array has its element 0 */
+    group = view->group & (DROVER_MAX_GROUPS - 1);
+    index = view->chosen;
+    reason = migrating ? DROVER_MOVED : DROVER_PICKED;
+    if (index < view->count) {
+        choice.slot = view->candidates[index & (DROVER_MAX_SLOTS - 1)].slot;
+        choice.count = view->count & (DROVER_MAX_SLOTS - 1);
+        choice.half = view->half & 1;
+    } else {
+        /* None of the candidates: as if there were no such policy. */
+        if (reason == DROVER_PICKED)
+            reason = DROVER_FALLBACK;
+        choose(group, ctx->hash, 1, &choice);
+    }
+    return deliver(ctx, migrating, group, reason, &choice);
 }

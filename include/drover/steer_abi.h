@@ -12,6 +12,10 @@
 
 #define DROVER_ABI_VERSION 1u
 
+/* The version of what policy.bpf.h shares with the programs of its authors: a change of any of that
+ * is a change of the number. No suffix: it becomes part of a name. */
+#define DROVER_POLICY_VERSION 1
+
 /* Slots: the index of a worker in the steering maps. More slots than workers, because during an
  * overlap two slots serve one instance. The last one is the keeper's. Powers of two: the programs
  * bound their indices by masks. */
@@ -53,14 +57,22 @@ enum drover_policy {
     DROVER_POLICY_LEAST_CONN = 2,
     DROVER_POLICY_LEAST_BUSY = 3,
     DROVER_POLICY_SOURCE = 4,
+    DROVER_POLICY_CUSTOM = 5, /* the user's own program; where there is none, as least-busy */
     DROVER_POLICY_COUNT
+};
+
+/* The programs in `drover_programs`, which call one another. */
+enum drover_program {
+    DROVER_PROGRAM_POLICY = 0,  /* the user's own policy; empty where there is none */
+    DROVER_PROGRAM_DELIVER = 1, /* goes on with its answer: deliver_chosen() in steer.bpf.c */
+    DROVER_PROGRAM_COUNT
 };
 
 /* What became of one run of the steering program. Index of the per-CPU `decisions` map is
  * group * DROVER_REASON_COUNT + reason. */
 enum drover_reason {
     DROVER_PICKED = 0,   /* the policy's choice took the connection */
-    DROVER_FALLBACK = 1, /* the choice had just closed: another active slot took it */
+    DROVER_FALLBACK = 1, /* the choice had just closed, or was none: another active slot took it */
     DROVER_KEEPER = 2,   /* no active slot could: it waits with the keeper */
     DROVER_DROPPED = 3,  /* nobody could take it: refused */
     DROVER_MOVED = 4,    /* a waiting connection went over to another listener */

@@ -73,8 +73,8 @@ class FakeCommands final : public Commands {
     void signal(std::optional<WorkerId> worker, int number, Done done) override {
         note(fmt::format("signal {} {}", worker.value_or(0), number), done);
     }
-    void policy(Policy policy, Done done) override {
-        note(fmt::format("policy {}", static_cast<int>(policy)), done);
+    void policy(const PolicyChoice& policy, Done done) override {
+        note(fmt::format("policy {}", supervisor::name_of(policy)), done);
     }
     void send(std::optional<WorkerId> worker, const std::string& data, Done done) override {
         note(fmt::format("send {} {}", worker.value_or(0), data), done);
@@ -385,6 +385,10 @@ TEST_SUITE("admin") {
         CHECK(signal_number(args("{}")).error().code == "bad-value");
         CHECK(admin::policy(args(R"({"policy":"hash"})")).value() == Policy::hash);
         CHECK(admin::policy(args(R"({"policy":"best"})")).error().code == "bad-value");
+        auto own = admin::policy(args(R"({"policy":"/srv/my.bpf.o"})")).value();
+        CHECK(own == PolicyChoice(Policy::custom, "/srv/my.bpf.o"));
+        // The client resolves it.
+        CHECK(admin::policy(args(R"({"policy":"my.bpf.o"})")).error().code == "bad-value");
         CHECK(admin::policy(args(R"({"policy":1})")).error().code == "bad-value");
         CHECK(follow(args("{}")).value() == false);
         CHECK(follow(args(R"({"follow":true})")).value() == true);
@@ -449,7 +453,8 @@ TEST_SUITE("admin") {
             {"rescue", R"({"worker":7})", "rescue 7"},
             {"signal", R"({"signal":"HUP"})", "signal 0 1"},
             {"signal", R"({"worker":7,"signal":"TERM"})", "signal 7 15"},
-            {"policy", R"({"policy":"round-robin"})", "policy 2"},
+            {"policy", R"({"policy":"round-robin"})", "policy round-robin"},
+            {"policy", R"({"policy":"/srv/my.bpf.o"})", "policy my.bpf.o"},
             {"send", R"({"worker":7,"data":{"a":[1]}})", R"(send 7 {"a":[1]})"},
             {"send", R"({"data":null})", "send 0 null"},
         };

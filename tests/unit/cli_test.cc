@@ -220,6 +220,7 @@ TEST_CASE("verbs take CLUSTER[/ID] and an argument; the cluster may be left out"
     CHECK(good({"scale", "4"}).cluster.empty());
     CHECK(good({"scale", "4"}).arguments == std::vector<std::string>{"4"});
     CHECK(good({"policy", "hash"}).arguments == std::vector<std::string>{"hash"});
+    CHECK(good({"policy", "web", "my.bpf.o"}).arguments == std::vector<std::string>{"my.bpf.o"});
     auto signal = good({"signal", "/3", "HUP"});
     CHECK(signal.cluster.empty());
     CHECK(signal.worker == 3);
@@ -365,6 +366,8 @@ TEST_CASE("replies are understood, or refused") {
 TEST_CASE("text from others cannot command the terminal") {
     CHECK(escape("plain é ✓ 😀") == "plain é ✓ 😀");
     CHECK(escape("a\nb\tc\r") == "a\\nb\\tc\\r");
+    CHECK(escape_lines("refused\n; a\033\nb") == "refused\n  ; a\\x1b\n  b");
+    CHECK(escape_lines("one line") == "one line");
     CHECK(escape("\033[31m\x7f") == "\\x1b[31m\\x7f");
     CHECK(escape("\xc2\x9b") == "\\x9b");                // C1: CSI in one character
     CHECK(escape("\x9b\xff") == "\\x9b\\xff");           // no UTF-8

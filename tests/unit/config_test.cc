@@ -99,6 +99,15 @@ TEST_CASE("an option's error names the option, the value and what is allowed") {
     CHECK(mentions(error_of("polcy", "hash"), "--polcy"));
 }
 
+TEST_CASE("a policy with a slash or .o at its end is an object file, shown by its name") {
+    for (const char* path : {"my.bpf.o", "/srv/my.bpf.o", "./my", "policies/my.o"}) {
+        CAPTURE(path);
+        CHECK(parse_policy(path) == PolicyChoice(Policy::custom, path));
+    }
+    CHECK(name_of(*parse_policy("/srv/my.bpf.o")) == "my.bpf.o");
+    CHECK(mentions(error_of("policy", "my.bpf"), "FILE.o"));
+}
+
 TEST_CASE("the policy is least-busy where none is named, and each other one has its name") {
     CHECK(Config{}.policy == Policy::least_busy);
     const std::map<std::string, Policy> policies = {

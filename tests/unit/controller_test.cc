@@ -55,7 +55,7 @@ class FakeCommands final : public Commands {
     void signal(std::optional<WorkerId> worker, int number, Done done) override {
         note(fmt::format("signal {} {}", worker.value_or(0), number), done);
     }
-    void policy(Policy, Done done) override { note("policy", done); }
+    void policy(const PolicyChoice&, Done done) override { note("policy", done); }
 
     void send(std::optional<WorkerId> worker, const std::string& data, Done done) override {
         note(fmt::format("send {} {}", worker.value_or(0), data), done);

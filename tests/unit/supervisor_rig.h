@@ -91,8 +91,10 @@ class FakeEffects : public Effects {
     }
     bool all_released() const override { return releases_are_done; }
     void refuse_connections() override { calls.emplace_back("refuse"); }
-    void set_policy(Policy policy) override {
+    Result<void> set_policy(const PolicyChoice& policy) override {
         calls.push_back(fmt::format("policy {}", name_of(policy)));
+        if (policy_error) return tl::unexpected(*policy_error);
+        return {};
     }
     Numbers numbers() override { return given_numbers; }
 
@@ -112,6 +114,7 @@ class FakeEffects : public Effects {
     bool releases_are_done = true;
     bool may_overlap = false;  // two workers of an instance at the same time
     std::optional<Error> spawn_error;
+    std::optional<Error> policy_error;
     Numbers given_numbers;
 };
 

@@ -1034,6 +1034,22 @@ TEST_CASE("supervisor: another policy is set at once and shown") {
     CHECK(rig.supervisor->status().policy == "round-robin");
 }
 
+TEST_CASE("supervisor: a policy that cannot be used is refused, and the former one stays") {
+    ReadyRig rig(1);
+    rig.effects.policy_error = Error{"bad-policy", "the verifier does not like it", 0};
+    auto set = rig.ask([&](Done done) {
+        rig.supervisor->policy({Policy::custom, "/srv/my.bpf.o"}, done);
+    });
+    CHECK(set->code() == "bad-policy");
+    CHECK(rig.supervisor->status().policy == "least-busy");
+    rig.effects.policy_error.reset();
+    set = rig.ask([&](Done done) {
+        rig.supervisor->policy({Policy::custom, "/srv/my.bpf.o"}, done);
+    });
+    CHECK(set->ok());
+    CHECK(rig.supervisor->status().policy == "my.bpf.o");
+}
+
 TEST_CASE("supervisor: a verb asked from within an answer is answered too") {
     ReadyRig rig(1);
     int answered = 0;

@@ -43,7 +43,7 @@ class Commands {
     virtual void weight(WorkerId worker, int weight, Done done) = 0;
     virtual void rescue(WorkerId worker, Done done) = 0;
     virtual void signal(std::optional<WorkerId> worker, int number, Done done) = 0;
-    virtual void policy(supervisor::Policy policy, Done done) = 0;
+    virtual void policy(const supervisor::PolicyChoice& policy, Done done) = 0;
     // `data` is JSON text.
     virtual void send(std::optional<WorkerId> worker, const std::string& data, Done done) = 0;
 };

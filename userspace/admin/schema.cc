@@ -323,11 +323,14 @@ Result<int> signal_number(const Json& args) {
     return *signal;
 }
 
-Result<Policy> policy(const Json& args) {
+Result<PolicyChoice> policy(const Json& args) {
     const Json& json = member(args, "policy");
     if (!json.is_string()) return bad_value("\"policy\" must be the name of a policy");
     auto policy = parse_policy(json.get_ref<const std::string&>());
     if (!policy) return bad_value(policy.error().text);
+    // Relative to what? The asker's folder is not known here.
+    if (policy->kind == Policy::custom && !policy->file.starts_with('/'))
+        return bad_value("the path of a policy must begin with /");
     return *policy;
 }
 

@@ -67,7 +67,7 @@ struct Request {
 [[nodiscard]] Result<int> worker_count(const Json& args);   // "n"; the range is the supervisor's
 [[nodiscard]] Result<int> weight(const Json& args);         // "weight"; likewise
 [[nodiscard]] Result<int> signal_number(const Json& args);  // "signal": "TERM", "SIGTERM" or 15
-[[nodiscard]] Result<supervisor::Policy> policy(const Json& args);
+[[nodiscard]] Result<supervisor::PolicyChoice> policy(const Json& args);
 // Any JSON value, as text. Error "bad-value" where it is absent.
 [[nodiscard]] Result<std::string> message_data(const Json& args);
 [[nodiscard]] Result<bool> follow(const Json& args);  // absent: false

@@ -38,7 +38,7 @@ class SupervisorCommands final : public Commands {
     void signal(std::optional<WorkerId> worker, int number, Done done) override {
         supervisor_.signal(worker, number, std::move(done));
     }
-    void policy(supervisor::Policy policy, Done done) override {
+    void policy(const supervisor::PolicyChoice& policy, Done done) override {
         supervisor_.policy(policy, std::move(done));
     }
     void send(std::optional<WorkerId> worker, const std::string& data, Done done) override {

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <filesystem>
 
 #include "cli/cli.h"
 #include "cli/clusters.h"
@@ -32,13 +33,20 @@ std::string dump(const Json& json) {
     return json.dump(-1, ' ', true, Json::error_handler_t::replace);
 }
 
+// The master has another working directory.
+std::string policy_argument(const std::string& text) {
+    auto policy = supervisor::parse_policy(text);  // parse() checked it
+    if (policy->kind != supervisor::Policy::custom) return text;
+    return std::filesystem::absolute(policy->file);
+}
+
 Json args_of(const Invocation& invocation) {
     Json args = Json::object();
     if (invocation.worker) args["worker"] = *invocation.worker;
     if (invocation.arguments.empty()) return args;
     const auto& argument = invocation.arguments.front();
     if (invocation.verb == "scale") args["n"] = std::stoi(argument);  // parse() checked it
-    if (invocation.verb == "policy") args["policy"] = argument;
+    if (invocation.verb == "policy") args["policy"] = policy_argument(argument);
     if (invocation.verb == "send") args["data"] = Json::parse(argument, nullptr, false);
     if (invocation.verb == "weight") args["weight"] = std::stoi(argument);
     if (invocation.verb == "signal")

@@ -75,7 +75,7 @@ Result<Json> parse_reply(const std::string& line) {
     if (!given.is_object()) return tl::unexpected(error);
     if (given.contains("code") && given["code"].is_string()) error.code = given["code"];
     if (given.contains("text") && given["text"].is_string())
-        error.text = escape(given["text"].get_ref<const std::string&>());
+        error.text = escape_lines(given["text"].get_ref<const std::string&>());
     return tl::unexpected(error);
 }
 

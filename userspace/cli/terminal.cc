@@ -72,6 +72,17 @@ std::string escape(std::string_view text) {
     return result;
 }
 
+std::string escape_lines(std::string_view text) {
+    auto end = text.find('\n');
+    auto result = escape(text.substr(0, end));
+    while (end != std::string_view::npos) {
+        text.remove_prefix(end + 1);
+        end = text.find('\n');
+        result += "\n  " + escape(text.substr(0, end));
+    }
+    return result;
+}
+
 void put(std::string_view text) {
     [[maybe_unused]] size_t written = std::fwrite(text.data(), 1, text.size(), stdout);
 }

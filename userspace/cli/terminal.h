@@ -15,6 +15,10 @@ bool use_color(int fd);
 // are no UTF-8, and characters that turn the direction of writing become \n, \x1b, \u202e …
 std::string escape(std::string_view text);
 
+// The same for a text that may have several lines: they stay, and those after the first are set in,
+// so that none can pass for a message of its own.
+std::string escape_lines(std::string_view text);
+
 // Writes to standard output; a reader that went away is no error of ours.
 void put(std::string_view text);
 

@@ -96,12 +96,18 @@ void Steering::set_weight(uint32_t worker, uint32_t weight) {
     update_active_sets();
 }
 
-void Steering::set_policy(drover_policy policy) {
+Result<void> Steering::set_policy(drover_policy policy, const std::string& file) {
+    if (policy == DROVER_POLICY_CUSTOM) {
+        if (auto set = programs_->set_custom_policy(file); !set) return set;
+        options_.policy = policy;
+        return {};
+    }
     options_.policy = policy;
     // The tables first, then who reads them.
     if (policy == DROVER_POLICY_SOURCE)
         for (const auto& [index, group] : groups_) write_set(index, group.active, group.weights);
     programs_->set_policy(policy);
+    return {};
 }
 
 }  // namespace drover::steer

@@ -18,6 +18,8 @@
 
 #include "base/log.h"
 #include "bpf/drover.skel.h"
+#include "steer/load_log.h"
+#include "steer/policy_object.h"
 
 namespace drover::steer {
 
@@ -31,38 +33,21 @@ struct Programs::Impl {
     std::unique_ptr<drover_bpf, Close> skeleton;
     std::unique_ptr<ring_buffer, Close> events;
     std::function<void(const drover_event&)> on_event;
+    PolicyObject policy;
     std::string pin_folder;
+
+    Result<void> put_program(uint32_t place, int program);
 };
 
+// The array goes on to hold it, also when the master is gone.
+Result<void> Programs::Impl::put_program(uint32_t place, int program) {
+    int map = bpf_map__fd(skeleton->maps.drover_programs);
+    if (bpf_map_update_elem(map, &place, &program, BPF_ANY) != 0)
+        return fail_errno(errno, "link the steering program and the policy");
+    return {};
+}
+
 namespace {
-
-// What libbpf and the verifier said while loading; only the end of it is of use to a person.
-std::string* load_log = nullptr;
-
-int keep_log(libbpf_print_level level, const char* format, va_list arguments) {
-    if (level == LIBBPF_DEBUG || load_log == nullptr) return 0;
-    // The verifier's log comes as one text of any length.
-    char* text = nullptr;
-    if (::vasprintf(&text, format, arguments) < 0) return 0;
-    *load_log += text;
-    ::free(text);
-    return 0;
-}
-
-std::string last_lines(const std::string& text, int count) {
-    size_t begin = text.size();
-    while (begin > 0 && count >= 0)
-        if (text[--begin] == '\n') count--;
-    return begin == 0 ? text : text.substr(begin + 1);
-}
-
-// The verifier's sentence: the line before its count of instructions.
-std::string verdict_of(const std::string& log) {
-    auto end = log.rfind("\nprocessed ");
-    if (end == std::string::npos || end == 0) return "no reason given";
-    auto begin = log.rfind('\n', end - 1);
-    return log.substr(begin == std::string::npos ? 0 : begin + 1, end - begin - 1);
-}
 
 Result<void> attach(bpf_program* program, bpf_link*& link, int cgroup, const std::string& pin) {
     link = bpf_program__attach_cgroup(program, cgroup);
@@ -85,9 +70,7 @@ Result<std::unique_ptr<Programs>> Programs::load(
     impl->on_event = std::move(on_event);
     impl->pin_folder = pin_folder;
 
-    std::string log;
-    load_log = &log;
-    libbpf_set_print(keep_log);
+    LoadLog log;
     int failed = 0;
     std::string refusal;
     // Under lockdown=confidentiality programs that read kernel memory do not load.
@@ -101,13 +84,12 @@ Result<std::unique_ptr<Programs>> Programs::load(
         own.reads_kernel = reads_kernel;
         failed = -drover_bpf::load(impl->skeleton.get());
         if (!failed) break;
-        if (reads_kernel) refusal = verdict_of(log);
+        if (reads_kernel) refusal = verdict_of(log.text());
     }
-    load_log = nullptr;
     if (failed) {
         auto error = fail_errno(failed, "load the BPF programs");
         error.value().code = "bpf";
-        error.value().text += "\n" + last_lines(log, 12);
+        error.value().text += "\n" + last_lines(log.text(), 12);
         return error;
     }
 
@@ -150,6 +132,9 @@ Result<std::unique_ptr<Programs>> Programs::load(
     if (!impl->events) return fail_errno(errno, "open the ring of BPF events");
     for (uint32_t index = 0; index < DROVER_MAX_GROUPS; index++)
         bpf_map_update_elem(bpf_map__fd(impl->skeleton->maps.free_groups), nullptr, &index, 0);
+    auto linked =
+        impl->put_program(DROVER_PROGRAM_DELIVER, bpf_program__fd(programs.deliver_chosen));
+    if (!linked) return tl::unexpected(linked.error());
     return std::unique_ptr<Programs>(new Programs(std::move(impl)));
 }
 
@@ -190,6 +175,11 @@ bool Programs::measure(uint32_t groups, uint32_t slots) {
     return bpf_prog_test_run_opts(program, &options) == 0 && options.retval == 0;
 }
 
+void Programs::set_instance(uint32_t slot, int instance) {
+    auto& place = impl_->skeleton->data_instances->instances[slot];
+    std::atomic_ref<uint16_t>(place).store(static_cast<uint16_t>(instance));
+}
+
 void Programs::set_source_prefixes(uint32_t prefix_v4, uint32_t prefix_v6) {
     control().prefix_v4 = prefix_v4;
     control().prefix_v6 = prefix_v6;
@@ -205,6 +195,22 @@ void Programs::write_source_table(uint32_t group, uint32_t half, std::span<const
 
 void Programs::set_policy(drover_policy policy) {
     control().policy = policy;
+    if (policy == DROVER_POLICY_CUSTOM || impl_->policy.program() < 0) return;
+    uint32_t place = DROVER_PROGRAM_POLICY;
+    bpf_map_delete_elem(bpf_map__fd(impl_->skeleton->maps.drover_programs), &place);
+    impl_->policy = {};
+}
+
+Result<void> Programs::set_custom_policy(const std::string& path) {
+    auto& maps = impl_->skeleton->maps;
+    auto loaded = PolicyObject::load(
+        path, {bpf_map__fd(maps.drover_views), bpf_map__fd(maps.drover_programs)});
+    if (!loaded) return tl::unexpected(loaded.error());
+    auto put = impl_->put_program(DROVER_PROGRAM_POLICY, loaded->program());
+    if (!put) return put;
+    impl_->policy = std::move(*loaded);
+    set_policy(DROVER_POLICY_CUSTOM);
+    return {};
 }
 
 Result<void> Programs::attach_steering(int socket) {

@@ -45,10 +45,15 @@ class Programs {
     // Has `queued` of the slots below `slots` counted, in the groups whose bits are set. False
     // where the kernel does not let programs look.
     bool measure(uint32_t groups, uint32_t slots);
+    // The slot's owner is that instance.
+    void set_instance(uint32_t slot, int instance);
     // `prefix_*`: bits of a client's address that count for the policy `source`.
     void set_source_prefixes(uint32_t prefix_v4, uint32_t prefix_v6);
     void write_source_table(uint32_t group, uint32_t half, std::span<const uint16_t> table);
     void set_policy(drover_policy policy);
+    // Loads the user's own from that file and makes it the policy; where that fails the former one
+    // stays. Errors as in policy_object.h.
+    Result<void> set_custom_policy(const std::string& path);
 
     // Attaches the steering program to the group of that socket.
     Result<void> attach_steering(int socket);

@@ -69,13 +69,13 @@ Result<std::unique_ptr<Steering>> Steering::open(Options options, const Paths& p
     self->programs_ = std::move(*programs);
     self->programs_->set_source_prefixes(self->options_.source_prefix_v4,
                                          self->options_.source_prefix_v6);
-    self->programs_->set_policy(self->options_.policy);
     self->slots_ = std::make_unique<SlotTable>(self->programs_->slots());
     self->slots_->take_keeper_slot();
     self->programs_->tag_cgroup(self->keeper_cgroup_.id(), {DROVER_KEEPER_SLOT, kKeeperWorker});
     self->on_events_ =
         loop.on_io(self->programs_->events_fd(), EPOLLIN, [raw](uint32_t) { raw->serve_events(); });
-    auto opened = self->open_named_ports();
+    auto opened = self->set_policy(self->options_.policy, self->options_.policy_file);
+    if (opened) opened = self->open_named_ports();
     if (!opened) {
         self->close();
         return tl::unexpected(opened.error());
@@ -112,6 +112,7 @@ Result<int> Steering::add_worker(uint32_t worker, int instance, const Cgroup& cg
     auto own = Cgroup::open(cgroup.path());
     if (!own) return tl::unexpected(own.error());
     our_cgroups_.insert(cgroup.id());
+    programs_->set_instance(static_cast<uint32_t>(*slot), instance);
     programs_->tag_cgroup(cgroup.id(), {static_cast<uint32_t>(*slot), worker});
     Member member;
     member.slot = *slot;

@@ -60,6 +60,7 @@ struct NamedPort {
 struct Options {
     std::string cluster;
     drover_policy policy = DROVER_POLICY_LEAST_BUSY;
+    std::string policy_file;  // of DROVER_POLICY_CUSTOM
     uint32_t source_prefix_v4 = 32;
     uint32_t source_prefix_v6 = 64;
     std::chrono::milliseconds slow_start{0};   // from activation to the full weight
@@ -93,7 +94,8 @@ struct Totals {
 class Steering {
   public:
     // Loads and attaches everything, makes the keepers of ports named with an address. Error codes:
-    // "bpf", "conflict" (a named port is taken), "system".
+    // "bpf", "conflict" (a named port is taken), "system", and of the user's own policy "usage" and
+    // "bad-policy".
     static Result<std::unique_ptr<Steering>> open(Options options, const Paths& paths,
                                                   const Cgroup& cluster, EventLoop& loop,
                                                   Observer& observer);
@@ -139,7 +141,9 @@ class Steering {
     // cluster ends.
     void refuse_when_idle();
 
-    void set_policy(drover_policy policy);
+    // `file` is that of DROVER_POLICY_CUSTOM. Where it cannot be used ("usage", "bad-policy") the
+    // former policy stays.
+    Result<void> set_policy(drover_policy policy, const std::string& file);
     // Its share of new connections, against the other workers' (1 to begin with); 1 to 100.
     void set_weight(uint32_t worker, uint32_t weight);
 

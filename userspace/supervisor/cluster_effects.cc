@@ -33,6 +33,8 @@ drover_policy abi_policy(Policy policy) {
             return DROVER_POLICY_LEAST_CONN;
         case Policy::source:
             return DROVER_POLICY_SOURCE;
+        case Policy::custom:
+            return DROVER_POLICY_CUSTOM;
         case Policy::least_busy:
         case Policy::shared:  // what a worker binds by itself is steered all the same
             break;
@@ -108,7 +110,8 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
 
     steer::Options options;
     options.cluster = config.name;
-    options.policy = abi_policy(config.policy);
+    options.policy = abi_policy(config.policy.kind);
+    options.policy_file = config.policy.file;
     options.source_prefix_v4 = static_cast<uint32_t>(config.source_prefix.v4);
     options.source_prefix_v6 = static_cast<uint32_t>(config.source_prefix.v6);
     options.slow_start = config.slow_start;
@@ -358,8 +361,8 @@ void ClusterEffects::refuse_connections() {
     sockets_->close_common();
 }
 
-void ClusterEffects::set_policy(Policy policy) {
-    steering_->set_policy(abi_policy(policy));
+Result<void> ClusterEffects::set_policy(const PolicyChoice& policy) {
+    return steering_->set_policy(abi_policy(policy.kind), policy.file);
 }
 
 Numbers ClusterEffects::numbers() {

@@ -63,7 +63,7 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     void release(WorkerId id) override;
     [[nodiscard]] bool all_released() const override { return leaving_ == 0; }
     void refuse_connections() override;
-    void set_policy(Policy policy) override;
+    Result<void> set_policy(const PolicyChoice& policy) override;
     Numbers numbers() override;
 
   private:

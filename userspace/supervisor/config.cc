@@ -223,8 +223,9 @@ const std::vector<Option>& option_table() {
          append(&Config::ports, parse_port)},
         {"listen", 0, "tcp://ADDR:PORT", "", "make the sockets and pass them on (LISTEN_FDS)", true,
          append(&Config::listen, parse_listen)},
-        {"policy", 0, "POLICY", "least-busy", "or least-conn, round-robin, hash, source, shared",
-         false, into(&Config::policy, parse_policy)},
+        {"policy", 0, "POLICY", "least-busy",
+         "least-conn, round-robin, hash, source, shared, FILE.o", false,
+         into(&Config::policy, parse_policy)},
         {"source-prefix", 0, "V4[/V6]", "32/64", "bits of a client's address that source goes by",
          false, into(&Config::source_prefix, parse_source_prefix)},
         {"slow-start", 0, "DURATION", "", "time in which a new worker comes to its full share",
@@ -304,14 +305,18 @@ Result<Config> complete(Config config) {
     return config;
 }
 
-Result<Policy> parse_policy(std::string_view text) {
-    return choose(text, kPolicies);
+Result<PolicyChoice> parse_policy(std::string_view text) {
+    if (text.ends_with(".o") || text.find('/') != std::string_view::npos)
+        return PolicyChoice(Policy::custom, std::string(text));
+    auto policy = choose(text, kPolicies);
+    if (!policy) return fail("usage", policy.error().text + ", nor an object FILE.o");
+    return PolicyChoice(*policy);
 }
 
-const char* name_of(Policy policy) {
+std::string name_of(const PolicyChoice& policy) {
     for (const auto& choice : kPolicies)
-        if (choice.value == policy) return choice.name.data();
-    return "?";
+        if (choice.value == policy.kind) return std::string(choice.name);
+    return std::filesystem::path(policy.file).filename();
 }
 
 std::optional<int> cpus_of_quota(const std::string& cpu_max) {

@@ -20,7 +20,18 @@ namespace drover::supervisor {
 
 using Duration = std::chrono::milliseconds;
 
-enum class Policy { least_busy, least_conn, round_robin, hash, source, shared };
+enum class Policy { least_busy, least_conn, round_robin, hash, source, shared, custom };
+
+// A policy, and of a custom one the object file that it is in.
+struct PolicyChoice {
+    Policy kind = Policy::least_busy;
+    std::string file;
+    PolicyChoice() = default;
+    PolicyChoice(Policy kind) : kind(kind) {}
+    PolicyChoice(Policy kind, std::string file) : kind(kind), file(std::move(file)) {}
+    bool operator==(const PolicyChoice&) const = default;
+};
+
 enum class Restart { always, on_failure, never };
 enum class Ready { listening, exec, notify, message, http, tcp };
 // Whether drover itself looks if the worker answers.
@@ -54,7 +65,7 @@ struct Config {
     std::string name;            // empty: derived from the command
     std::optional<int> workers;  // nothing: auto
     std::vector<Port> ports;     // empty: every port that the workers bind
-    Policy policy = Policy::least_busy;
+    PolicyChoice policy;
     SourcePrefix source_prefix;
     Duration slow_start{0};  // until a new worker has its full share; 0: at once
     std::string user;        // a name or a number; empty: as the master
@@ -109,15 +120,16 @@ Result<uint64_t> parse_size(std::string_view text);               // 512 10K 512
 Result<int> parse_signal(std::string_view text);                  // TERM SIGTERM 15
 Result<Port> parse_port(std::string_view text);                   // 80, 127.0.0.1:80, [::]:80
 Result<RestartLimit> parse_restart_limit(std::string_view text);  // 5/60s
-Result<Policy> parse_policy(std::string_view text);
+// A name, or the path of an object file: what has a '/' in it or ends with ".o".
+Result<PolicyChoice> parse_policy(std::string_view text);
 // NAME=VALUE lines, as in systemd's EnvironmentFile: empty lines and lines that begin with # are
 // skipped, a value may stand in quotes. The error names the line.
 Result<std::vector<std::string>> parse_env_file(std::string_view content);
 Result<std::string> parse_env(std::string_view text);                    // NAME=VALUE
 Result<void> check_name(std::string_view name);                          // [a-z][a-z0-9_-]{0,31}
 std::string name_from_command(const std::vector<std::string>& command);  // node server.js → server
-const char* name_of(Policy policy);
-std::string signal_name(int number);  // 9 → "KILL"
+std::string name_of(const PolicyChoice& policy);  // "hash"; of an object file the file's name
+std::string signal_name(int number);              // 9 → "KILL"
 
 // The CPUs that a cpu.max file's content allows, rounded up; nothing where it sets no limit.
 std::optional<int> cpus_of_quota(const std::string& cpu_max);

@@ -75,7 +75,8 @@ class Effects {
     virtual bool all_released() const = 0;
     // The cluster ends: new connections are refused from now on, not parked.
     virtual void refuse_connections() = 0;
-    virtual void set_policy(Policy policy) = 0;
+    // Where it cannot be used the former one stays. Errors: "usage", "bad-policy".
+    virtual Result<void> set_policy(const PolicyChoice& policy) = 0;
     virtual Numbers numbers() = 0;
 };
 

@@ -63,7 +63,7 @@ class Supervisor : public WorkerObserver {
     // Moves what waits for the worker to the others. Errors: as Steering::rescue.
     void rescue(WorkerId worker, Done done);
     void signal(std::optional<WorkerId> worker, int number, Done done);
-    void policy(Policy policy, Done done);
+    void policy(const PolicyChoice& policy, Done done);
     // A message of the master's to one worker or to all, JSON text. All get it or an error says who
     // did not.
     void send(std::optional<WorkerId> worker, const std::string& data, Done done);

@@ -221,14 +221,14 @@ void Supervisor::send(std::optional<WorkerId> target, const std::string& data, D
     done(tl::unexpected(failed));
 }
 
-void Supervisor::policy(Policy policy, Done done) {
+void Supervisor::policy(const PolicyChoice& policy, Done done) {
     if ((policy == Policy::shared) != (config_.policy == Policy::shared))
         return done(fail("bad-state",
                          "the policy shared is chosen at the start: the workers' sockets are made "
                          "for it, or for all the others"));
-    config_.policy = policy;
-    effects_.set_policy(policy);
-    done({});
+    auto set = effects_.set_policy(policy);
+    if (set) config_.policy = policy;
+    done(set);
 }
 
 void Supervisor::when(std::function<bool()> reached, Done done) {
