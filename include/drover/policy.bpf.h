@@ -11,16 +11,22 @@
  *     }
  *
  *     clang -O2 -g -target bpf -mcpu=v3 -c my.bpf.c -o my.bpf.o
- *     sudo drover run --policy my.bpf.o …          or     sudo drover policy my.bpf.o
+ *     sudo chown root my.bpf.o
+ *     sudo drover run --policy my.bpf.o …
+ *     sudo drover policy my.bpf.o             while it runs
  *
- * The function is called for each new connection, and for each one that waited with a worker that
- * is gone, and returns the index of a candidate: 0 to view->count - 1. With any other number the
+ * The object must be root's and writable by nobody else, as it becomes a part of the kernel.
+ *
+ * The function is called for each new connection, and for each waiting one that has to go
+ * elsewhere, and returns the index of a candidate: 0 to view->count - 1. With any other number the
  * connection goes where least-busy would send it, and is counted as a `fallback`. It cannot lose
- * one, and it cannot send one to a worker that must get none. It runs under the kernel's verifier:
- * every loop must end (drover_for_each does), and division by 0 is 0. It may have maps of its own;
- * these begin empty with each `drover policy`. BPF helpers that the kernel gives to GPL-compatible
- * programs alone, such as bpf_ktime_get_ns(), want a line
- * `char LICENSE[] SEC("license") = "Dual MIT/GPL";`.
+ * one, and it cannot send one to a worker that must get none.
+ *
+ * It runs under the kernel's verifier: every loop must end (drover_for_each does), and division by
+ * 0 is 0. It may have maps of its own; these begin empty with each `drover policy`. Helpers that
+ * the kernel gives to GPL-compatible programs alone, such as bpf_ktime_get_ns(), want this line:
+ *
+ *     char LICENSE[] SEC("license") = "Dual MIT/GPL";
  *
  * How it is called: drover's own program fills a struct drover_view, one per CPU, and tail-calls
  * the one that DROVER_POLICY makes; that one notes the answer and tail-calls drover back.
@@ -28,8 +34,11 @@
 #ifndef DROVER_POLICY_BPF_H
 #define DROVER_POLICY_BPF_H
 
-/* With -target bpf clang does not look into the folder in which Debian has <asm/types.h>. */
-#if !__has_include(<asm/types.h>) && !defined(_LINUX_TYPES_H)
+/* With -target bpf clang does not look into the folder in which Debian has <asm/types.h>: then the
+ * same types without it. */
+#if __has_include(<asm/types.h>)
+#include <linux/types.h>
+#elif !defined(_LINUX_TYPES_H)
 #define _LINUX_TYPES_H
 typedef signed char __s8;
 typedef unsigned char __u8;
@@ -67,7 +76,8 @@ struct drover_view {
     __u32 family;    /* of the client's address: DROVER_AF_INET or DROVER_AF_INET6 */
     __u32 client[4]; /* the address, in network order; an IPv4 one stands in client[0] */
     __u32 port;      /* of the cluster's that the client asked for, in host order */
-    __u32 is_moved;  /* 1: it waited with another worker, which is gone or hangs */
+    __u32 is_moved;  /* 1: it has waited already, with a worker that is gone or hangs,
+                        or while none was ready */
     __u64 turn;      /* 0, 1, 2, … : one more for each connection to that address and port */
 
     /* drover's own */

@@ -336,7 +336,7 @@ TEST_CASE("own policy: it goes on when the master is killed") {
     REQUIRE(cluster.wait_ready(4));
     cluster.master().send(SIGKILL);
     cluster.master().wait();
-    CHECK(answers_to_clients(3) == std::vector{1, 2, 3});
+    for (int round = 0; round < 3; round++) CHECK(answers_to_clients(3) == std::vector{1, 2, 3});
     CHECK(cluster.drover({"stop", "web"}).status == 0);
     CHECK(sandbox.leftovers() == "");
 }

@@ -97,7 +97,7 @@ Result<std::unique_ptr<Programs>> Programs::load(
         log::warn(fmt::format(
             "this kernel lets programs not look at listeners' queues (is it locked down?): {}; "
             "least-busy goes by connections alone",
-            refusal));
+            refusal.empty() ? "no reason given" : refusal));
 
     std::error_code ignored;
     fs::create_directories(pin_folder, ignored);

@@ -22,7 +22,7 @@ using Duration = std::chrono::milliseconds;
 
 enum class Policy { least_busy, least_conn, round_robin, hash, source, shared, custom };
 
-// A policy, and of a custom one the object file that it is in.
+// A policy, and of a custom one the object file that it is in. A Policy is one by itself.
 struct PolicyChoice {
     Policy kind = Policy::least_busy;
     std::string file;
