@@ -18,13 +18,14 @@
 #include <bpf/bpf_helpers.h>
 
 #include "kernel_types.bpf.h"
+#include "maps.bpf.h"
 
 static __always_inline __u32 listener_young(__u64 listener)
 {
     struct inet_connection_sock *sk = (struct inet_connection_sock *)listener;
     int young = 0;
 
-    if (listener && !(listener & DROVER_LISTENER_CLOSED))
+    if (config.reads_kernel && listener && !(listener & DROVER_LISTENER_CLOSED))
         bpf_core_read(&young, sizeof(young), &sk->icsk_accept_queue.young.counter);
     return young > 0 ? young : 0;
 }
@@ -34,7 +35,7 @@ static __always_inline __u32 listener_queued(__u64 listener)
     struct sock *sk = (struct sock *)listener;
     __u32 queued = 0;
 
-    if (listener && !(listener & DROVER_LISTENER_CLOSED))
+    if (config.reads_kernel && listener && !(listener & DROVER_LISTENER_CLOSED))
         bpf_core_read(&queued, sizeof(queued), &sk->sk_ack_backlog);
     return queued;
 }

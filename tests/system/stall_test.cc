@@ -224,7 +224,7 @@ TEST_CASE("drover rescue moves what waits, on demand, and says why where it cann
 
 TEST_CASE("a worker with idle connections is not called stalled") {
     Sandbox sandbox;
-    Cluster cluster(sandbox, "web", {"-n", "2", "--stall-after", "50ms"}, hello());
+    Cluster cluster(sandbox, "web", {"-n", "2", "--stall-after", "250ms"}, hello());
     REQUIRE(cluster.wait_ready(2));
     std::vector<std::unique_ptr<Connection>> idle;
     for (int i = 0; i < 10; i++) {
@@ -233,7 +233,7 @@ TEST_CASE("a worker with idle connections is not called stalled") {
     }
     // Time for many looks; what is awaited must not come.
     CHECK_FALSE(
-        eventually([&] { return !events_named(cluster, "stalled").empty(); }, milliseconds(500)));
+        eventually([&] { return !events_named(cluster, "stalled").empty(); }, milliseconds(1000)));
     CHECK(spread("127.0.0.1", 8080, 10)[-1] == 0);
     CHECK(cluster.stop() == 0);
     CHECK(sandbox.leftovers() == "");

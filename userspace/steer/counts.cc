@@ -6,6 +6,7 @@
 // should the proof ever fail. Corrections are counted; zero is expected.
 #include <algorithm>
 #include <unordered_map>
+#include <utility>
 
 #include "steer/steering.h"
 
@@ -64,6 +65,8 @@ Totals Steering::totals() const {
 }
 
 void Steering::reconcile() {
+    // Their queues were moved long ago.
+    for (uint64_t cookie : std::exchange(closed_, {})) programs_->forget_listener(cookie);
     if (auto listening = list_sockets(kListening)) rescan(*listening);
     move_parked();  // in case the event that asked for it was lost
     correct_counts();

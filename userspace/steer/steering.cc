@@ -385,7 +385,8 @@ Result<void> Steering::set_up_group(uint32_t index, const Endpoint& endpoint, bo
 
 void Steering::on_close(uint32_t worker, uint64_t cookie) {
     if (relistened_.contains(cookie)) return;
-    programs_->forget_listener(cookie);
+    // Not yet: the kernel may still be moving its queue, and counts by its tag.
+    closed_.push_back(cookie);
     auto found = members_.find(worker);
     if (found == members_.end()) return;
     auto listener = found->second.listeners.find(cookie);

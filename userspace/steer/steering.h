@@ -263,6 +263,7 @@ class Steering {
     std::set<uint64_t> our_cgroups_;
     std::map<int, Drift> drift_;
     uint64_t corrections_ = 0;
+    std::vector<uint64_t> closed_;   // cookies of listeners that have closed, to be forgotten
     std::set<uint64_t> relistened_;  // cookies: what their events say is our own doing
     int calm_looks_ = 0;
     int hurried_looks_ = 0;                     // without any queue, one after the other
