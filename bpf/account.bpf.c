@@ -5,7 +5,12 @@
  *     handshake done                     → live + 1
  *     first of FIN_WAIT1, LAST_ACK, CLOSE → live − 1
  *
- * A connection that waits in the accept queue counts: it is load that the worker has still to do.
+ * A connection that waits in the accept queue counts: it is load that the worker has still to do. One
+ * by TCP Fast Open does so from its SYN on, because its request may be served from then on.
+ *
+ * Whether it is counted stands in its own tag. Its state does not tell: a handshake that fails ends
+ * in the state in which a fast-open connection may end.
+ *
  * Each connection carries its listener's tag (socket storage, cloned); one that was moved while it
  * waited counts for the tag in `moved` instead.
  */
@@ -15,10 +20,8 @@
 
 /* States of a socket, as the kernel numbers them. */
 enum {
-    STATE_ESTABLISHED = 1,
     STATE_FIN_WAIT1 = 4,
     STATE_CLOSE = 7,
-    STATE_CLOSE_WAIT = 8,
     STATE_LAST_ACK = 9,
     STATE_LISTEN = 10,
 };
@@ -27,7 +30,7 @@ enum {
 
 /* Adds to the counts of the tag's slot, unless the slot has another owner by now: a late end of a
  * connection of the former owner is not the present one's. */
-static __always_inline void count_begin(const struct drover_tag *tag)
+static __always_inline void count_begin(struct drover_tag *tag)
 {
     struct drover_slot *slot = &slots[tag->slot & (DROVER_MAX_SLOTS - 1)];
 
@@ -36,6 +39,7 @@ static __always_inline void count_begin(const struct drover_tag *tag)
     if (__sync_fetch_and_add(&slot->live, 1) <= 0)
         slot->progress_at = bpf_ktime_get_ns();
     __sync_fetch_and_add(&slot->established_total, 1);
+    tag->counted = 1;
 }
 
 /* The worker has finished a connection. Its pace is followed in small steps up and down: about the
@@ -91,8 +95,9 @@ static __always_inline void connection_ends(struct bpf_sock_ops *ctx)
     if (!sk)
         return;
     tag = bpf_sk_storage_get(&tags, sk, 0, 0);
-    if (!tag)
+    if (!tag || !tag->counted)
         return;
+    tag->counted = 0;
     /* The further steps of its end are no news: each call would cost about 80 ns. */
     bpf_sock_ops_cb_flags_set(ctx, 0);
     if (totals.moves_total) {
@@ -126,10 +131,6 @@ int account(struct bpf_sock_ops *ctx)
             forget_listener(ctx);
             return 1;
         }
-        /* Only the first step out of the two states that count is the end; the ones after it,
-         * and a handshake that fails, are not. */
-        if (from != STATE_ESTABLISHED && from != STATE_CLOSE_WAIT)
-            return 1;
         if (to == STATE_FIN_WAIT1 || to == STATE_LAST_ACK || to == STATE_CLOSE)
             connection_ends(ctx);
         return 1;

@@ -84,7 +84,7 @@ static __always_inline void show_client(struct sk_reuseport_md *ctx, struct bpf_
 
 /* Hands over to the user's program. Comes back where there is none, or nobody to choose among. */
 static __always_inline void ask_custom(struct sk_reuseport_md *ctx, struct bpf_sock *migrating,
-                                       __u32 group)
+                                       __u32 group, __u32 reason)
 {
     __u32 zero = 0;
     struct drover_view *view = bpf_map_lookup_elem(&drover_views, &zero);
@@ -97,7 +97,10 @@ static __always_inline void ask_custom(struct sk_reuseport_md *ctx, struct bpf_s
     view->random = bpf_get_prandom_u32();
     view->port = ctx->sk->src_port;
     view->is_moved = migrating != 0;
-    view->turn = __sync_fetch_and_add(&groups[group & (DROVER_MAX_GROUPS - 1)].turn, 1);
+    /* A packet that is no SYN takes no turn: it may be a stray one. */
+    view->turn = reason == DROVER_STRAY
+                     ? groups[group & (DROVER_MAX_GROUPS - 1)].turn
+                     : __sync_fetch_and_add(&groups[group & (DROVER_MAX_GROUPS - 1)].turn, 1);
     show_client(ctx, migrating, view);
     bpf_tail_call(ctx, &drover_programs, DROVER_PROGRAM_POLICY);
 }

@@ -85,6 +85,14 @@ static __always_inline int is_syn(struct sk_reuseport_md *ctx)
     return (tcp[13] & 0x12) == 0x02;
 }
 
+/* What a run is for, and what it is counted as if all goes well. */
+static __always_inline __u32 reason_of(struct sk_reuseport_md *ctx, struct bpf_sock *migrating)
+{
+    if (migrating)
+        return DROVER_MOVED;
+    return is_syn(ctx) ? DROVER_PICKED : DROVER_STRAY;
+}
+
 /* The entry of the policy `source` for that client. */
 static __always_inline __u32 pick_by_source(__u32 group, __u32 half, __u32 bucket)
 {
@@ -154,14 +162,16 @@ struct choice {
     __u32 half;
 };
 
-/* Asks the policy for a slot of the set that is in force. */
-static __always_inline void choose(__u32 index, __u32 hash, int is_new, struct choice *choice)
+/* Asks the policy for a slot of the set that is in force. A packet that is no SYN is asked for, too: it
+ * may be the last ACK of a SYN cookie, and its connection is the choice's. But it takes no turn, or a
+ * stray packet could; any turn will do for it. */
+static __always_inline void choose(__u32 index, __u32 hash, __u32 reason, struct choice *choice)
 {
     struct drover_group *group = &groups[index & (DROVER_MAX_GROUPS - 1)];
     __u32 random = bpf_get_prandom_u32();
-    __u64 turn = 0;
+    __u64 turn = random;
 
-    if (is_new && control.policy == DROVER_POLICY_ROUND_ROBIN)
+    if (reason != DROVER_STRAY && control.policy == DROVER_POLICY_ROUND_ROBIN)
         turn = __sync_fetch_and_add(&group->turn, 1);
 
     for (int try = 0; try < REREAD_TRIES; try++) {
@@ -170,12 +180,8 @@ static __always_inline void choose(__u32 index, __u32 hash, int is_new, struct c
 
         choice->half = version & 1;
         choice->count = *(volatile __u32 *)&set->count & (DROVER_MAX_SLOTS - 1);
-        if (choice->count) {
-            /* A packet that is no SYN must not advance a policy's state; any member will do. */
-            choice->slot = is_new ? pick(index, choice->half, hash, random, turn)
-                                  : *(volatile __u16 *)&set->slots[scale_to(random, choice->count) &
-                                                                   (DROVER_MAX_SLOTS - 1)];
-        }
+        if (choice->count)
+            choice->slot = pick(index, choice->half, hash, random, turn);
         if (*(volatile __u32 *)&set->version == version)
             return;
     }
@@ -365,10 +371,10 @@ int steer(struct sk_reuseport_md *ctx)
         return SK_DROP; /* attached to a group that the cluster gave up: nobody listens there */
     if (!migrating && !find_pin(ctx, &slot))
         return deliver_pinned(ctx, group, slot);
-    reason = migrating ? DROVER_MOVED : is_syn(ctx) ? DROVER_PICKED : DROVER_STRAY;
-    if (reason != DROVER_STRAY && control.policy == DROVER_POLICY_CUSTOM)
-        ask_custom(ctx, migrating, group);
-    choose(group, hash_of(ctx, migrating), reason != DROVER_STRAY, &choice);
+    reason = reason_of(ctx, migrating);
+    if (control.policy == DROVER_POLICY_CUSTOM)
+        ask_custom(ctx, migrating, group, reason);
+    choose(group, hash_of(ctx, migrating), reason, &choice);
     return deliver(ctx, migrating, group, reason, &choice);
 }
 
@@ -387,7 +393,7 @@ int deliver_chosen(struct sk_reuseport_md *ctx)
         return SK_DROP; /* cannot be: an array has its element 0 */
     group = view->group & (DROVER_MAX_GROUPS - 1);
     index = view->chosen;
-    reason = migrating ? DROVER_MOVED : DROVER_PICKED;
+    reason = reason_of(ctx, migrating);
     if (index < view->count) {
         choice.slot = view->candidates[index & (DROVER_MAX_SLOTS - 1)].slot;
         choice.count = view->count & (DROVER_MAX_SLOTS - 1);
@@ -396,7 +402,7 @@ int deliver_chosen(struct sk_reuseport_md *ctx)
         /* None of the candidates: as if there were no such policy. */
         if (reason == DROVER_PICKED)
             reason = DROVER_FALLBACK;
-        choose(group, ctx->hash, 1, &choice);
+        choose(group, ctx->hash, reason, &choice);
     }
     return deliver(ctx, migrating, group, reason, &choice);
 }

@@ -78,7 +78,8 @@ struct drover_view {
     __u32 port;      /* of the cluster's that the client asked for, in host order */
     __u32 is_moved;  /* 1: it has waited already, with a worker that is gone or hangs,
                         or while none was ready */
-    __u64 turn;      /* 0, 1, 2, … : one more for each connection to that address and port */
+    __u64 turn;      /* 0, 1, 2, … : one more for each connection to that address and port; with
+                        SYN cookies a connection is asked for twice, and the second time stays */
 
     /* drover's own */
     __u32 group;

@@ -76,7 +76,8 @@ enum drover_reason {
     DROVER_KEEPER = 2,   /* no active slot could: it waits with the keeper */
     DROVER_DROPPED = 3,  /* nobody could take it: refused */
     DROVER_MOVED = 4,    /* a waiting connection went over to another listener */
-    DROVER_STRAY = 5,    /* not a SYN: the last ACK of a SYN cookie, or a packet that came late */
+    DROVER_STRAY = 5,    /* not a SYN: the last ACK of a SYN cookie, or a packet that came late;
+                            chosen as by the policy, but it takes no turn */
     DROVER_PINNED = 6,   /* a probe went to the worker that it was meant for, or nowhere */
     DROVER_REASON_COUNT
 };
@@ -153,6 +154,8 @@ struct drover_slot {
 struct drover_tag {
     __u32 slot;
     __u32 worker;
+    __u32 counted;  /* a connection's own: 1 while it is in its worker's live count */
+    __u32 reserved;
 };
 
 struct drover_config {
@@ -242,7 +245,7 @@ DROVER_ASSERT_SIZE(struct drover_active_set, 16 + 2 * (DROVER_MAX_SLOTS + DROVER
 DROVER_ASSERT_SIZE(struct drover_group,
                    128 + 2 * (16 + 2 * (DROVER_MAX_SLOTS + DROVER_MAX_TURNS)));
 DROVER_ASSERT_SIZE(struct drover_slot, 64);
-DROVER_ASSERT_SIZE(struct drover_tag, 8);
+DROVER_ASSERT_SIZE(struct drover_tag, 16);
 DROVER_ASSERT_SIZE(struct drover_control, 64);
 DROVER_ASSERT_SIZE(struct drover_pin_key, 40);
 DROVER_ASSERT_SIZE(struct drover_measure, 8);

@@ -27,7 +27,9 @@ struct Socket {
 // States, as bits: 1 << TCP_ESTABLISHED and so on.
 constexpr uint32_t kListening = 1u << 10;
 constexpr uint32_t kHandshake = (1u << 3) | (1u << 12);  // SYN_RECV, as a request too
-constexpr uint32_t kLive = (1u << 1) | (1u << 8);        // ESTABLISHED, CLOSE_WAIT
+// What counts as live: ESTABLISHED, CLOSE_WAIT, and a TCP Fast Open connection in SYN_RECV (an
+// ordinary handshake is a request until it is done, and not among these).
+constexpr uint32_t kLive = (1u << 1) | (1u << 3) | (1u << 8);
 
 // All TCP sockets in the given states, IPv4 and IPv6.
 Result<std::vector<Socket>> list_sockets(uint32_t states);

@@ -220,7 +220,8 @@ Result<void> Programs::attach_steering(int socket) {
     return {};
 }
 
-void Programs::tag_cgroup(uint64_t cgroup_id, drover_tag tag) {
+void Programs::tag_cgroup(uint64_t cgroup_id, uint32_t slot, uint32_t worker) {
+    drover_tag tag{slot, worker, 0, 0};
     bpf_map_update_elem(bpf_map__fd(impl_->skeleton->maps.cgroup_tags), &cgroup_id, &tag, BPF_ANY);
 }
 

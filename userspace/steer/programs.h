@@ -58,7 +58,7 @@ class Programs {
     // Attaches the steering program to the group of that socket.
     Result<void> attach_steering(int socket);
 
-    void tag_cgroup(uint64_t cgroup_id, drover_tag tag);
+    void tag_cgroup(uint64_t cgroup_id, uint32_t slot, uint32_t worker);
     void untag_cgroup(uint64_t cgroup_id);
     void set_port(int port, uint32_t flags);
     [[nodiscard]] uint32_t port_flags(int port) const;

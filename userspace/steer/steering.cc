@@ -71,7 +71,7 @@ Result<std::unique_ptr<Steering>> Steering::open(Options options, const Paths& p
                                          self->options_.source_prefix_v6);
     self->slots_ = std::make_unique<SlotTable>(self->programs_->slots());
     self->slots_->take_keeper_slot();
-    self->programs_->tag_cgroup(self->keeper_cgroup_.id(), {DROVER_KEEPER_SLOT, kKeeperWorker});
+    self->programs_->tag_cgroup(self->keeper_cgroup_.id(), DROVER_KEEPER_SLOT, kKeeperWorker);
     self->on_events_ =
         loop.on_io(self->programs_->events_fd(), EPOLLIN, [raw](uint32_t) { raw->serve_events(); });
     auto opened = self->set_policy(self->options_.policy, self->options_.policy_file);
@@ -113,7 +113,7 @@ Result<int> Steering::add_worker(uint32_t worker, int instance, const Cgroup& cg
     if (!own) return tl::unexpected(own.error());
     our_cgroups_.insert(cgroup.id());
     programs_->set_instance(static_cast<uint32_t>(*slot), instance);
-    programs_->tag_cgroup(cgroup.id(), {static_cast<uint32_t>(*slot), worker});
+    programs_->tag_cgroup(cgroup.id(), static_cast<uint32_t>(*slot), worker);
     Member member;
     member.slot = *slot;
     member.instance = instance;

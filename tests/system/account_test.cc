@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: MIT
+//
+// The live counts, against the kernel's own list of sockets: whatever connections do, at the end
+// each worker's count is the number of its sockets in ESTABLISHED and CLOSE_WAIT, and nothing had
+// to be corrected.
+//
+// Whose a socket is, `ss` says by the process that has it open: so not by what drover goes by.
+#include <fmt/format.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <sys/socket.h>
+
+#include <memory>
+#include <random>
+#include <regex>
+#include <sstream>
+
+#include "harness.h"
+#include "http.h"
+#include "raw_tcp.h"
+
+namespace drover::test {
+
+namespace {
+
+constexpr uint16_t kPort = 8080;
+
+void set_sysctl(const std::string& name, int value) {
+    write_file("/proc/sys/net/ipv4/" + name, fmt::format("{}\n", value));
+    REQUIRE(std::atoi(read_file("/proc/sys/net/ipv4/" + name).c_str()) == value);
+}
+
+// Process → its connections to the port in ESTABLISHED and CLOSE_WAIT; 0: nobody has accepted them.
+std::map<pid_t, int> sockets_by_owner(Sandbox& sandbox) {
+    auto ss = find_program("ss");
+    REQUIRE(ss.has_value());
+    auto listed = sandbox.run({{*ss, "-Htnp", "state", "established", "state", "close-wait",
+                                "sport", "=", fmt::format(":{}", kPort)},
+                               {},
+                               {},
+                               {}});
+    REQUIRE(listed.status == 0);
+    std::map<pid_t, int> owners;
+    std::istringstream lines(listed.out);
+    for (std::string line; std::getline(lines, line);) {
+        std::smatch owner;
+        owners[std::regex_search(line, owner, std::regex("pid=([0-9]+)")) ? std::stoi(owner[1])
+                                                                          : 0]++;
+    }
+    return owners;
+}
+
+// What differs between the workers' counts and the kernel's; empty when nothing does.
+std::string difference(Sandbox& sandbox, Cluster& cluster) {
+    Json status = cluster.status();
+    if (!status.is_object()) return "no status";
+    auto sockets = sockets_by_owner(sandbox);
+    std::string text = sockets[0] == 0 ? "" : fmt::format("{} are not accepted; ", sockets[0]);
+    for (const auto& worker : status["workers"]) {
+        if (!worker["pid"].is_number()) continue;
+        int live = worker["live"].get<int>(), truth = sockets[worker["pid"].get<pid_t>()];
+        if (live != truth)
+            text += fmt::format("instance {}: live {}, sockets {}; ", worker["instance"].dump(),
+                                live, truth);
+    }
+    return text;
+}
+
+// Waits until they are the same, which takes the workers a moment.
+void check_counts(Sandbox& sandbox, Cluster& cluster) {
+    std::string text;
+    eventually([&] { return (text = difference(sandbox, cluster)).empty(); }, milliseconds(5'000));
+    CHECK(text == "");
+    CHECK(cluster.status()["corrections_total"] == 0);
+}
+
+// A client that does what clients do, at random, and notes nothing but what is open.
+class Churn {
+  public:
+    explicit Churn(uint32_t seed) : random_(seed) {}
+
+    void step() {
+        size_t open = open_.size();
+        if (open < 200 && (open < 20 || draw(2) == 0)) return connect();
+        size_t chosen = draw(open);
+        end(open_[chosen]);
+        open_[chosen] = open_.back();
+        open_.pop_back();
+    }
+    void close_all() {
+        for (int fd : open_) ::close(fd);
+        open_.clear();
+    }
+    ~Churn() { close_all(); }
+    Churn(const Churn&) = delete;
+    Churn& operator=(const Churn&) = delete;
+
+    [[nodiscard]] int connected() const { return connected_; }
+
+  private:
+    size_t draw(size_t below) { return random_() % below; }
+
+    void connect() {
+        int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        sockaddr_in target{};
+        target.sin_family = AF_INET;
+        target.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        target.sin_port = htons(kPort);
+        if (::connect(fd, reinterpret_cast<sockaddr*>(&target), sizeof(target)) != 0) {
+            ::close(fd);
+            return;
+        }
+        connected_++;
+        // Some say nothing, some ask for what keeps the connection open, some for an end.
+        static const std::array<const char*, 4> kRequests = {
+            "", "GET /hold HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\nConnection: close\r\n\r\n",
+            "GET /wait?5 HTTP/1.1\r\n\r\n"};
+        const char* request = kRequests[draw(kRequests.size())];
+        [[maybe_unused]] auto sent = ::send(fd, request, std::strlen(request), MSG_NOSIGNAL);
+        if (draw(8) == 0) {
+            ::shutdown(fd, SHUT_WR);
+        }
+        open_.push_back(fd);
+    }
+
+    // By closing, or by a reset.
+    void end(int fd) {
+        if (draw(3) == 0) {
+            linger at_once{1, 0};
+            ::setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+        }
+        ::close(fd);
+    }
+
+    std::mt19937 random_;
+    std::vector<int> open_;
+    int connected_ = 0;
+};
+
+}  // namespace
+
+TEST_SUITE_BEGIN("account");
+
+TEST_CASE("20,000 connections come and go between kills, drains and scaling: counts stay exact") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "4", "--drain-timeout", "200ms"}, hello());
+    REQUIRE(cluster.wait_ready(4));
+    uint32_t seed = std::random_device{}();
+    INFO("seed ", seed);
+    std::mt19937 random(seed);
+    Churn churn(seed);
+    int workers = 4;
+    for (int part = 0; churn.connected() < 20'000; part++) {
+        REQUIRE(part < 200);
+        pid_t victim = cluster.pid_of(static_cast<int>(random() % 3));
+        std::string name = cluster.target(static_cast<int>(random() % 3));
+        if (part % 5 == 0) workers = 7 - workers;  // 4 and 3
+        std::thread meanwhile([&] {
+            switch (part % 5) {
+                case 0:
+                    cluster.drover({"scale", "web", std::to_string(workers)});
+                    break;
+                case 1:
+                    if (victim > 0) ::kill(victim, SIGKILL);
+                    break;
+                case 2:
+                    cluster.drover({"rescue", name});
+                    break;
+                case 3:
+                    cluster.drover({"restart", name});
+                    break;
+                case 4:
+                    if (victim > 0 && ::kill(victim, SIGSTOP) == 0) {
+                        cluster.drover({"weight", name, "3"});
+                        cluster.drover({"weight", name, "1"});
+                        ::kill(victim, SIGCONT);
+                    }
+                    break;
+                default:
+                    break;
+            }
+        });
+        for (int i = 0; i < 1'000; i++) churn.step();
+        meanwhile.join();
+    }
+    REQUIRE(cluster.wait_ready(workers));
+    check_counts(sandbox, cluster);
+    churn.close_all();
+    check_counts(sandbox, cluster);
+    Json status = cluster.status();
+    for (const auto& worker : status["workers"]) CHECK(worker["live"] == 0);
+    CHECK(cluster.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+TEST_CASE("with SYN cookies connections go by the policy and are counted exactly") {
+    Sandbox sandbox;
+    set_sysctl("tcp_syncookies", 2);  // always
+    Cluster cluster(sandbox, "web", {"-n", "4", "--policy", "least-conn"}, hello());
+    REQUIRE(cluster.wait_ready(4));
+    std::vector<std::unique_ptr<Connection>> held;
+    std::map<int, int> shares;
+    for (int i = 0; i < 200; i++) {
+        held.push_back(std::make_unique<Connection>("127.0.0.1", kPort));
+        shares[instance_in(held.back()->get("/hold").body)]++;
+    }
+    CHECK(shares == std::map<int, int>{{0, 50}, {1, 50}, {2, 50}, {3, 50}});
+    // They were cookies: the program saw each connection twice.
+    CHECK(cluster.status()["decisions_total"]["stray"].get<int>() >= 200);
+    check_counts(sandbox, cluster);
+    held.clear();
+    check_counts(sandbox, cluster);
+    CHECK(cluster.stop() == 0);
+}
+
+TEST_CASE("with SYN cookies a client still comes back to its instance") {
+    Sandbox sandbox;
+    set_sysctl("tcp_syncookies", 2);
+    Cluster cluster(sandbox, "web", {"-n", "4", "--policy", "source"}, hello());
+    REQUIRE(cluster.wait_ready(4));
+    for (const char* client : {"127.0.0.5", "127.0.0.6", "127.0.0.7", "127.0.0.8"}) {
+        std::map<int, int> shares;
+        for (int i = 0; i < 10; i++)
+            shares[instance_in(get("127.0.0.1", kPort, "/", kDeadline, client).body)]++;
+        CHECK(shares.size() == 1);
+        CHECK(shares.count(-1) == 0);
+    }
+    CHECK(cluster.stop() == 0);
+}
+
+TEST_CASE("handshakes that end in a reset leave nothing behind") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "2", "--policy", "least-conn"}, hello());
+    REQUIRE(cluster.wait_ready(2));
+    RawTcp raw;
+    for (uint16_t i = 0; i < 500; i++)
+        REQUIRE(raw.send_syn(INADDR_LOOPBACK + 1 + i % 100, 10'000 + i, kPort));
+    CHECK(cluster.status()["decisions_total"]["picked"].get<int>() >= 500);
+    check_counts(sandbox, cluster);
+    CHECK(spread("127.0.0.1", kPort, 10).count(-1) == 0);
+    CHECK(cluster.stop() == 0);
+}
+
+TEST_CASE("a SYN flood neither shifts the counts nor keeps clients away") {
+    Sandbox sandbox;
+    set_sysctl("tcp_syncookies", 2);
+    Cluster cluster(sandbox, "web", {"-n", "4", "--policy", "least-busy"}, hello());
+    REQUIRE(cluster.wait_ready(4));
+    // Two of the workers have much to do.
+    std::vector<std::unique_ptr<Connection>> held;
+    std::map<int, std::vector<std::unique_ptr<Connection>>> by_instance;
+    for (int i = 0; i < 80; i++) {
+        auto connection = std::make_unique<Connection>("127.0.0.1", kPort);
+        by_instance[instance_in(connection->get("/hold").body)].push_back(std::move(connection));
+    }
+    by_instance.erase(2);
+    by_instance.erase(3);
+    REQUIRE(eventually([&] { return cluster.worker(3)["live"] == 0; }));
+    std::atomic<bool> over = false;
+    std::atomic<int> sent = 0;
+    std::thread flood([&] {
+        RawTcp raw;
+        for (uint32_t i = 0; !over; i++)
+            sent += raw.send_syn(INADDR_LOOPBACK + 1 + i % 60'000, static_cast<uint16_t>(i | 1024),
+                                 kPort);
+    });
+    REQUIRE(eventually([&] { return sent > 1'000; }));
+    auto shares = spread("127.0.0.1", kPort, 200);
+    over = true;
+    flood.join();
+    INFO(sent.load(), " SYNs");
+    // The ranking is as without a flood.
+    CHECK(shares.count(-1) == 0);
+    CHECK(shares[0] + shares[1] == 0);
+    CHECK(shares[2] > 20);
+    CHECK(shares[3] > 20);
+    check_counts(sandbox, cluster);
+    CHECK(cluster.stop() == 0);
+}
+
+TEST_CASE("TCP Fast Open: counted from the SYN on, and not for ever when it ends in a reset") {
+    Sandbox sandbox;
+    // Client and server, without cookies and without a word from the server's program.
+    set_sysctl("tcp_fastopen", 0x1 | 0x2 | 0x4 | 0x200 | 0x400);
+    Cluster cluster(sandbox, "web", {"-n", "2", "--policy", "least-conn"}, hello());
+    REQUIRE(cluster.wait_ready(2));
+    const std::string request = "GET /hold HTTP/1.1\r\n\r\n";
+    sockaddr_in target{};
+    target.sin_family = AF_INET;
+    target.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    target.sin_port = htons(kPort);
+    std::vector<Fd> held;
+    for (int i = 0; i < 20; i++) {
+        held.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        REQUIRE(::sendto(held.back().get(), request.data(), request.size(), MSG_FASTOPEN,
+                         reinterpret_cast<sockaddr*>(&target),
+                         sizeof(target)) == static_cast<ssize_t>(request.size()));
+        char answer[256];
+        REQUIRE(::recv(held.back().get(), answer, sizeof(answer), 0) > 0);
+        tcp_info info{};
+        socklen_t size = sizeof(info);
+        REQUIRE(::getsockopt(held.back().get(), IPPROTO_TCP, TCP_INFO, &info, &size) == 0);
+        REQUIRE((info.tcpi_options & TCPI_OPT_SYN_DATA) != 0);  // it was one
+    }
+    check_counts(sandbox, cluster);
+    CHECK(cluster.worker(0)["live"] == 10);
+    held.clear();
+    check_counts(sandbox, cluster);
+    // The kernel resets what nobody asked for: these end before their handshake does.
+    RawTcp raw;
+    uint64_t before = 0, after = 0;
+    auto established = [&] {
+        return cluster.worker(0)["accepted_total"].get<uint64_t>() +
+               cluster.worker(1)["accepted_total"].get<uint64_t>();
+    };
+    before = established();
+    for (uint16_t i = 0; i < 50; i++)
+        REQUIRE(raw.send_syn(INADDR_LOOPBACK + 1, 10'000 + i, kPort, request));
+    CHECK(eventually([&] { return (after = established()) == before + 50; }));
+    CHECK(after == before + 50);
+    check_counts(sandbox, cluster);
+    CHECK(cluster.worker(0)["live"] == 0);
+    CHECK(cluster.worker(1)["live"] == 0);
+    CHECK(cluster.stop() == 0);
+}
+
+TEST_CASE("a connection whose client has said its last word counts until the worker closes it") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "1"}, hello());
+    REQUIRE(cluster.wait_ready(1));
+    REQUIRE(cluster.drover({"signal", "web", "STOP"}).status == 0);
+    Churn churn(1);
+    std::vector<Fd> held;
+    for (int i = 0; i < 5; i++) {
+        held.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        sockaddr_in target{};
+        target.sin_family = AF_INET;
+        target.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        target.sin_port = htons(kPort);
+        REQUIRE(::connect(held.back().get(), reinterpret_cast<sockaddr*>(&target),
+                          sizeof(target)) == 0);
+        ::shutdown(held.back().get(), SHUT_WR);
+    }
+    CHECK(sockets_by_owner(sandbox)[0] == 5);
+    CHECK(cluster.worker(0)["live"] == 5);
+    REQUIRE(cluster.drover({"signal", "web", "CONT"}).status == 0);
+    CHECK(eventually([&] { return cluster.worker(0)["live"] == 0; }));
+    check_counts(sandbox, cluster);
+    CHECK(cluster.stop() == 0);
+}
+
+TEST_SUITE_END();
+
+}  // namespace drover::test
