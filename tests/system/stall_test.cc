@@ -95,6 +95,27 @@ TEST_CASE("what waits for a stopped worker is answered by the others, and it rej
     CHECK(sandbox.leftovers() == "");
 }
 
+TEST_CASE("a worker that stops after a time of steady traffic is found as well") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web",
+                    {"-n", "4", "--policy", "round-robin", "--stall-after", "100ms"}, hello());
+    REQUIRE(cluster.wait_ready(4));
+    Load load("127.0.0.1", 8080, 400);
+    // Long enough for the looks at the queues to have ended and begun again many times.
+    REQUIRE(load.wait_answered(800));
+    pid_t stopped = cluster.pid_of(1);
+    REQUIRE(stop_process(stopped));
+    REQUIRE(eventually([&] { return is_stalled(cluster, 1); }));
+    REQUIRE(load.wait_answered(200));
+    REQUIRE(::kill(stopped, SIGCONT) == 0);
+    REQUIRE(eventually([&] { return !is_stalled(cluster, 1); }));
+    auto result = load.stop();
+    INFO(result.text());
+    CHECK(result.failed() == 0);
+    CHECK(cluster.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
 TEST_CASE("a Node worker that computes is relieved of its queue and does not notice") {
     auto node = find_program("node");
     if (!node) return;

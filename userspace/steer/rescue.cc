@@ -122,8 +122,10 @@ void Steering::finish_rescue(uint32_t worker, Result<uint64_t> moved) {
 // --- Seeing that somebody hangs ------------------------------------------------------------------
 
 void Steering::watch_queues() {
-    if (on_watch_.is_active() || options_.stall_after.count() == 0) return;
-    calm_looks_ = 0;
+    if (options_.stall_after.count() == 0) return;
+    calm_looks_ =
+        0;  // also where the last look is still to come: it would be the last one for ever
+    if (on_watch_.is_active()) return;
     // What was seen when somebody last looked says nothing about now.
     for (auto& [worker, member] : members_) member.watch.moved_at = steady_clock::now();
     look_at_queues();
