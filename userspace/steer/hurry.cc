@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: MIT
 //
-// One queue for all, as far as it can be had: a connection that waits behind a long request goes to
-// a worker that has become idle meanwhile.
+// One queue for all, as far as it can be had: connections that wait behind a long request go to
+// workers that come to them sooner.
 //
 // least-busy sees what is there at the moment of the SYN; that the request before it is a long one
 // shows only later. So whenever it had to choose a worker that has connections already, the queues
-// are looked at every other millisecond, until there are none. A queue that has not moved for a
-// while is moved when another worker has nothing to do; the way is that of a stalled worker
-// (rescue.cc), but nobody is called stalled. Only then, and once for each request that is waited
-// for: to move costs a millisecond of the worker's time, which near the limit of its capacity
-// nobody has.
+// are looked at every other millisecond, until there are none. A queue that stands still is moved;
+// the way is that of a stalled worker (rescue.cc), but nobody is called stalled.
+//
+// When is that worth it? How long the request will still take nobody knows. The longer it has
+// taken, the longer it probably will: so a queue is moved as soon as another worker would be
+// through with all that it has in less time than this one has stood still. At low load that is at
+// once, near the limit of capacity, where all queues are long, later, and in overload hardly ever.
+// What comes there nevertheless, behind the same request, is moved when it has stood for twice as
+// long.
 //
 // A worker with idle keep-alive connections looks like a busy one at the SYN. Where a hurry turns
 // out to be for nothing, the next one may come a little later, up to kLongestPause.
 #include <algorithm>
+#include <cstdint>
 #include <ctime>
 
 #include "steer/steering.h"
@@ -64,8 +69,8 @@ void Steering::look_hurriedly() {
     });
 }
 
-// Moves the queue of the worker that has stood still for longest, if another worker has nothing to
-// do. Returns whether anything waits.
+// Moves the queue of the worker that has stood still for longest, if another one comes to it
+// sooner. Returns whether anything waits.
 bool Steering::relieve_one() {
     uint32_t groups = 0, slots = 0;
     for (const auto& [index, group] : groups_) groups |= 1u << index;
@@ -73,25 +78,28 @@ bool Steering::relieve_one() {
         slots = std::max(slots, static_cast<uint32_t>(member.slot) + 1);
     if (!programs_->measure(groups, slots)) return false;
     int64_t now_ns = monotonic_ns();
-    bool waits = false, idle = false;
+    bool waits = false;
     uint32_t slowest = 0;
-    int64_t longest = 0;
+    int64_t longest = 0, soonest = INT64_MAX;
     for (const auto& [worker, member] : members_) {
         if (!member.active || member.rescue) continue;
         drover_slot slot = slots_->read(member.slot);
+        int64_t live = std::max<int64_t>(slot.live, 0);
+        int64_t pace = 1024 * static_cast<int64_t>(slot.pace);
         int64_t still = now_ns - static_cast<int64_t>(slot.progress_at);
-        int64_t usual = kPaces * 1024 * static_cast<int64_t>(slot.pace);
-        idle = idle || slot.live <= 0;
+        bool stands = live > 0 && still >= std::max(kLeastStill, kPaces * pace);
+        if (!stands && (live == 0 || pace > 0)) soonest = std::min(soonest, live * pace);
         if (slot.queued == 0) continue;
         waits = true;
-        if (still < std::max(kLeastStill, usual) || still <= longest) continue;
-        if (slot.progress_at == member.relieved_in) continue;  // it was tried
+        bool is_tried = slot.progress_at == member.relieved_in && still < 2 * member.relieved_after;
+        if (!stands || is_tried || still <= longest) continue;
         longest = still;
         slowest = worker;
     }
-    if (slowest == 0 || !idle) return waits;
+    if (slowest == 0 || soonest > longest) return waits;
     Member& member = members_.at(slowest);
     member.relieved_in = slots_->read(member.slot).progress_at;
+    member.relieved_after = longest;
     hurry_helped_ = true;
     rescue(slowest, [](const Result<uint64_t>&) {});
     return true;

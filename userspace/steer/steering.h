@@ -193,7 +193,10 @@ class Steering {
         std::map<uint64_t, Listener> listeners;                           // by cookie
         std::unique_ptr<Rescue> rescue;
         Watch watch;
-        uint64_t relieved_in = 0;       // the progress_at in which its queue was last moved away
+        // When its queue was last moved away: the progress_at of then, and for how many ns it had
+        // stood still.
+        uint64_t relieved_in = 0;
+        int64_t relieved_after = 0;
         std::set<uint64_t> handshakes;  // that were under way at deactivate(), by cookie
     };
     struct Group {
