@@ -106,6 +106,10 @@ bench: all $(BENCHES)  ## plain SO_REUSEPORT against drover's policies
 bench-steering: all $(BENCHES)  ## mixed service times, a stopped worker: drover's policies and peers
 	$(Q)scripts/bench-steering
 
+.PHONY: bench-syn
+bench-syn: all $(BENCHES) $(POLICIES)  ## what a decision costs, and a SYN flood
+	$(Q)scripts/bench-syn
+
 .PHONY: fuzz
 fuzz: $(FUZZERS:=.run)  ## fuzz the parsers, FUZZ_SECONDS=60 each (scripts/deps install fuzz)
 
