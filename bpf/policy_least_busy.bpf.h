@@ -4,7 +4,8 @@
  * of the SYN and without the worker's help:
  *
  *     live connections, those in its queue included
- *   + handshakes under way (the listener's own count: it falls by itself, also under a SYN flood)
+ *   + handshakes under way (the listener's own count: it falls by itself; up to 128, so that in a SYN
+ *     flood, where all have more, the rest decides as ever)
  *   + age:   how long ago it last finished a connection. Less than one connection, so it decides
  *            between equals: of two workers with one connection each, the one that has been at it
  *            for longer is the one that is likelier to be at it for long. It stops counting at 8 ms,
@@ -29,13 +30,16 @@
 #define LEAST_BUSY_EXACT 16
 
 #define BUSY_CONNECTION 1024u    /* the score of one connection */
-#define BUSY_MOST_YOUNG 65535u   /* a listener that is just closing may show anything */
+#define BUSY_MOST_YOUNG 128u     /* in a SYN flood all have thousands, and these are nobody's load;
+                                    and a listener that is just closing may show anything */
 #define BUSY_AGE_UNIT (8u << 10) /* ns: 8 µs; 1,000 of them count */
 #define BUSY_MOST_AGE 1000u      /* below one connection */
 #define BUSY_USUAL 2u            /* so many times its pace a worker may take */
 #define BUSY_MOST_DELAY (32u * BUSY_CONNECTION)
 #define BUSY_MOST_GUESS (8u * BUSY_CONNECTION)
 #define BUSY_SEEN_SERIAL 16u     /* so often, until it is believed */
+#define BUSY_MOST_DOUBTS 8u      /* so often in a row, until it never will be: a connection that is just
+                                    being moved is counted a moment before it is in the queue */
 
 /* How much a worker that has finished nothing since `since` ns is behind its pace, as a score. */
 static __always_inline __u64 busy_delay(const struct drover_slot *counts, __u64 since, __u64 most)
@@ -53,14 +57,18 @@ static __always_inline __u64 busy_delay(const struct drover_slot *counts, __u64 
 /* What is seen of whether the worker serves one connection at a time. */
 static __always_inline void note_serial(struct drover_slot *counts, __u64 live, __u64 queued)
 {
-    __u32 serial = *(const volatile __u16 *)&counts->serial;
+    __u32 serial = *(const volatile __u8 *)&counts->serial;
 
     if (serial == DROVER_NOT_SERIAL)
         return;
-    if (live > queued + 1)
-        counts->serial = DROVER_NOT_SERIAL;
-    else if (queued && serial < BUSY_SEEN_SERIAL)
-        counts->serial = serial + 1;
+    if (live > queued + 1) {
+        if (++counts->doubts >= BUSY_MOST_DOUBTS)
+            counts->serial = DROVER_NOT_SERIAL;
+    } else if (queued) {
+        counts->doubts = 0;
+        if (serial < BUSY_SEEN_SERIAL)
+            counts->serial = serial + 1;
+    }
 }
 
 static __always_inline __u64 least_busy_score(const struct policy_view *view, __u32 slot)
@@ -79,7 +87,7 @@ static __always_inline __u64 least_busy_score(const struct policy_view *view, __
     queued = listener_queued(listener);
     if (listener)
         note_serial(counts, live, queued);
-    serial = *(const volatile __u16 *)&counts->serial;
+    serial = *(const volatile __u8 *)&counts->serial;
     since = *(const volatile __u64 *)&counts->progress_at;
     since = view->now > since ? view->now - since : 0;
     age = since / BUSY_AGE_UNIT;

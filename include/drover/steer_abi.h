@@ -40,7 +40,7 @@
 #define DROVER_WEIGHT_ONE 100u
 #define DROVER_MAX_WEIGHT (100u * DROVER_WEIGHT_ONE)
 
-#define DROVER_NOT_SERIAL 0xffffu
+#define DROVER_NOT_SERIAL 0xffu
 
 /* Entries of a table of the policy `source` that are used: a prime, as the way it is filled wants
  * it; why this one is said in userspace/steer/maglev.h. Two tables a group, as with active sets. */
@@ -141,8 +141,9 @@ struct drover_slot {
     __u64 closed_total;      /* connections that stopped counting as live */
     __u32 worker;            /* id of the owner; 0: free */
     __u16 weight;            /* in hundredths, at least 1 */
-    __u16 serial;            /* how often it was seen with a queue and no more than one connection
-                                out of it; DROVER_NOT_SERIAL: once with more */
+    __u8 serial;             /* how often it was seen with a queue and no more than one connection
+                                out of it; DROVER_NOT_SERIAL: it was seen with more */
+    __u8 doubts;             /* how often with more since then */
     __u64 progress_at;       /* when it last finished a connection, or got its only one: ns of the
                                 monotonic clock */
     __u32 queued;            /* connections that wait in its listeners, when measure last ran */

@@ -275,15 +275,20 @@ TEST_CASE("least-busy: that a worker serves one at a time is believed when it wa
     CHECK(bench.slot(0).serial == 0);
 }
 
-TEST_CASE("least-busy: two connections out of the queue show for good that it serves several") {
-    Bench bench(2);
+TEST_CASE("least-busy: two connections out of the queue, often, show that it serves several") {
+    Bench bench(1);
     bench.slot(0).serial = BUSY_SEEN_SERIAL;
+    // Now and then it may be one that is just being moved.
+    for (__u32 i = 0; i < 10 * BUSY_MOST_DOUBTS; i++) {
+        set(bench, 0, 4, 30 * kPaceNs, /*queued=*/i % BUSY_MOST_DOUBTS == 0 ? 3 : 2);
+        (void)policy_least_busy(&bench.view);
+        CHECK(bench.slot(0).serial == BUSY_SEEN_SERIAL);
+    }
     set(bench, 0, 4, 30 * kPaceNs, /*queued=*/2);
-    set(bench, 1, 100);
-    (void)always(bench);
+    (void)policy_least_busy(&bench.view);
     CHECK(bench.slot(0).serial == DROVER_NOT_SERIAL);
     set(bench, 0, 3, 30 * kPaceNs, /*queued=*/2);
-    (void)always(bench);
+    (void)policy_least_busy(&bench.view);
     CHECK(bench.slot(0).serial == DROVER_NOT_SERIAL);
 }
 

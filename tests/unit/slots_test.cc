@@ -118,7 +118,7 @@ TEST_CASE("slots: a slot begins with its counts at zero") {
     auto memory = std::make_unique<Memory>();
     SlotTable table(memory->slots);
     REQUIRE(table.take(1) == 0);
-    memory->slots[0] = drover_slot{5, 6, 7, 8, 9, 1, 3, 1, 4, 10, 12};
+    memory->slots[0] = drover_slot{5, 6, 7, 8, 9, 1, 3, 1, 2, 4, 10, 12};
     table.give_back(0);
     for (int i = 1; i < kUsable; i++) REQUIRE(table.take(2));
     REQUIRE(table.take(42) == 0);
@@ -132,6 +132,7 @@ TEST_CASE("slots: a slot begins with its counts at zero") {
     CHECK(slot.weight == DROVER_WEIGHT_ONE);
     CHECK(memory->slots[0].progress_at == 0);
     CHECK(memory->slots[0].serial == 0);
+    CHECK(memory->slots[0].doubts == 0);
     CHECK(slot.queued == 0);
     CHECK(slot.pace == 0);
 }
@@ -139,7 +140,7 @@ TEST_CASE("slots: a slot begins with its counts at zero") {
 TEST_CASE("slots: read() has every count of the slot") {
     auto memory = std::make_unique<Memory>();
     SlotTable table(memory->slots);
-    memory->slots[3] = drover_slot{5, 6, 7, 8, 9, 11, 300, 0, 4, 10, 12};
+    memory->slots[3] = drover_slot{5, 6, 7, 8, 9, 11, 300, 0, 0, 4, 10, 12};
     drover_slot slot = table.read(3);
     CHECK(slot.live == 5);
     CHECK(slot.established_total == 6);

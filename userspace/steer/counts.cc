@@ -89,7 +89,7 @@ void Steering::rescan(const std::vector<Socket>& listening) {
         if (worker == worker_of.end() || !index) continue;
         auto slot = static_cast<uint32_t>(members_.at(worker->second).slot);
         bool steered = programs_->listener_cookie(*index, slot) == socket.cookie;
-        adopt(worker->second, socket.cookie, Listener{socket.local, *index, steered});
+        adopt(worker->second, socket.cookie, Listener{socket.local, *index, steered, {}});
     }
     std::vector<std::pair<uint32_t, uint64_t>> gone;
     for (const auto& [worker, member] : members_)

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/sched.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -80,7 +81,27 @@ Result<void> move_queue(int listener, int backlog) {
     return {};
 }
 
-Result<Fd> borrow_socket(const Cgroup& cgroup, uint32_t inode) {
+Fd borrow_again(const SocketPlace& place, uint64_t cookie) {
+    if (place.pid == 0) return {};
+    Fd process(sys::pidfd_open(place.pid));
+    Fd copy(process.is_open() ? sys::pidfd_getfd(process.get(), place.fd) : -1);
+    uint64_t found = 0;
+    socklen_t length = sizeof(found);
+    if (!copy.is_open() || ::getsockopt(copy.get(), SOL_SOCKET, SO_COOKIE, &found, &length) != 0 ||
+        found != cookie)
+        return {};
+    return copy;
+}
+
+// Of a listener the kernel shows its queue where a connection has its unacknowledged packets.
+QueueLength queue_length(int listener) {
+    tcp_info info{};
+    socklen_t length = sizeof(info);
+    if (::getsockopt(listener, IPPROTO_TCP, TCP_INFO, &info, &length) != 0) return {};
+    return {static_cast<int>(info.tcpi_unacked), static_cast<int>(info.tcpi_sacked)};
+}
+
+Result<Fd> borrow_socket(const Cgroup& cgroup, uint32_t inode, SocketPlace& place) {
     std::string wanted = fmt::format("socket:[{}]", inode);
     for (int pid : cgroup.pids()) {
         std::error_code error;
@@ -94,7 +115,9 @@ Result<Fd> borrow_socket(const Cgroup& cgroup, uint32_t inode) {
             ::fcntl(copy.get(), F_SETFD, FD_CLOEXEC);
             struct stat info {};
             // The number may mean something else by now.
-            if (::fstat(copy.get(), &info) == 0 && info.st_ino == inode) return copy;
+            if (::fstat(copy.get(), &info) != 0 || info.st_ino != inode) continue;
+            place = {pid, std::stoi(entry.path().filename())};
+            return copy;
         }
     }
     return fail("not-found", fmt::format("no process of {} has socket {}", cgroup.path(), inode));

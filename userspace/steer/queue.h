@@ -36,8 +36,26 @@ Result<Fd> make_socket(const SocketRequest& request);
 // of the active set before. The listener's own process must not call accept() meanwhile.
 Result<void> move_queue(int listener, int backlog);
 
-// A duplicate of the listening socket with that inode, out of a process of the cgroup. Close it at
-// once after use: while it is open the worker's own close would go unseen.
-Result<Fd> borrow_socket(const Cgroup& cgroup, uint32_t inode);
+// Which process has a socket open, and as which descriptor. May be true no longer.
+struct SocketPlace {
+    int pid = 0;  // 0: not known
+    int fd = -1;
+};
+
+// A duplicate of the listening socket with that inode, out of a process of the cgroup; `place` is
+// where it was found. Close it at once after use: while it is open the worker's own close would go
+// unseen.
+Result<Fd> borrow_socket(const Cgroup& cgroup, uint32_t inode, SocketPlace& place);
+
+// The same out of a known place, without a search. Not open where another socket is there by now,
+// or none.
+Fd borrow_again(const SocketPlace& place, uint64_t cookie);
+
+// How many connections wait in a listener's queue, and how many may.
+struct QueueLength {
+    int waiting = 0;
+    int backlog = 0;
+};
+QueueLength queue_length(int listener);
 
 }  // namespace drover::steer

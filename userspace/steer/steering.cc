@@ -316,7 +316,7 @@ void Steering::on_listen(const drover_event& event) {
         return;
     }
     adopt(event.worker, event.cookie,
-          Listener{endpoint, event.group, event.result == DROVER_LISTEN_STEERED});
+          Listener{endpoint, event.group, event.result == DROVER_LISTEN_STEERED, {}});
 }
 
 void Steering::adopt(uint32_t worker, uint64_t cookie, const Listener& listener) {
@@ -410,7 +410,7 @@ void Steering::promote(uint32_t worker, const Listener& closed) {
         if (!sockets) return;
         for (const Socket& socket : *sockets) {
             if (socket.cookie != cookie) continue;
-            auto borrowed = borrow_socket(member.cgroup, socket.inode);
+            auto borrowed = borrow_socket(member.cgroup, socket.inode, listener.place);
             if (!borrowed) continue;
             auto slot = static_cast<uint32_t>(member.slot);
             if (programs_->put_listener(listener.group, slot, borrowed->get())) {

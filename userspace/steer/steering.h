@@ -28,6 +28,7 @@
 #include "steer/pinned.h"
 #include "steer/ports.h"
 #include "steer/programs.h"
+#include "steer/queue.h"
 #include "steer/slots.h"
 
 namespace drover::steer {
@@ -168,6 +169,7 @@ class Steering {
         Endpoint endpoint;
         uint32_t group = 0;
         bool steered = false;
+        SocketPlace place;  // where it was last found
     };
     // A queue that is being taken from its worker.
     struct Rescue {
@@ -193,10 +195,7 @@ class Steering {
         std::map<uint64_t, Listener> listeners;                           // by cookie
         std::unique_ptr<Rescue> rescue;
         Watch watch;
-        // When its queue was last moved away: the progress_at of then, and for how many ns it had
-        // stood still.
-        uint64_t relieved_in = 0;
-        int64_t relieved_after = 0;
+        uint64_t relieved_in = 0;       // the progress_at in which its queue was last moved away
         std::set<uint64_t> handshakes;  // that were under way at deactivate(), by cookie
     };
     struct Group {
@@ -244,6 +243,7 @@ class Steering {
     void schedule_reconcile();
     [[nodiscard]] bool has_others(uint32_t worker) const;
     void move_worker_queue(uint32_t worker);
+    Result<Fd> borrow_listener(Member& member, uint64_t cookie);
     void finish_rescue(uint32_t worker, Result<uint64_t> moved);
     void watch_queues();
     void look_at_queues();
@@ -272,6 +272,8 @@ class Steering {
     int hurried_looks_ = 0;                     // without any queue, one after the other
     std::chrono::milliseconds hurry_pause_{0};  // after a hurry that was for nothing
     bool hurry_helped_ = false;
+    std::chrono::steady_clock::duration move_took_{0};     // the last move of a worker's queue
+    std::chrono::steady_clock::time_point relief_from_{};  // not before then another one in a hurry
     bool refusing_ = false;
     EventLoop::Source on_events_;
     EventLoop::Source on_reconcile_;
