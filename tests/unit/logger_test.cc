@@ -72,6 +72,16 @@ class Bench {
         REQUIRE(::sendmsg(control_.get(), &message, 0) > 0);
     }
 
+    // The answer to a question for the worker's last lines.
+    std::string ask(int worker) {
+        auto text = fmt::format(R"({{"tail":{}}})", worker);
+        REQUIRE(::send(control_.get(), text.data(), text.size(), 0) > 0);
+        settle();
+        char answer[65536];
+        auto size = ::recv(control_.get(), answer, sizeof(answer), MSG_DONTWAIT);
+        return size > 0 ? std::string(answer, static_cast<size_t>(size)) : "";
+    }
+
     // A worker's pipe; returns the end that the worker writes to.
     Fd add(int instance, const std::string& stream) {
         auto pipe = make_pipe();
@@ -102,6 +112,39 @@ class Bench {
 };
 
 }  // namespace
+
+TEST_CASE("the last twenty lines are kept, without their prefix, cut where they are long") {
+    Tail tail;
+    tail.feed("", 4);
+    CHECK(tail.lines().empty());
+    tail.feed("[x] one\n[x] two\n", 4);
+    CHECK(tail.lines() == std::deque<std::string>{"one", "two"});
+    std::string many;
+    for (int i = 0; i < 100; i++) many += fmt::format("[x] {}\n", i);
+    tail.feed(many, 4);
+    REQUIRE(tail.lines().size() == Tail::kLines);
+    CHECK(tail.lines().front() == "80");
+    CHECK(tail.lines().back() == "99");
+    tail.feed("[x] \n[x] " + std::string(5000, 'a') + "\n", 4);
+    CHECK(tail.lines().back().size() == Tail::kLongest);
+    CHECK(tail.lines()[Tail::kLines - 2].empty());
+    CHECK(tail.lines().front() == "82");
+}
+
+TEST_CASE("the logger tells a worker's last lines, what is still in its pipes included") {
+    Bench bench;
+    Fd out = bench.add(0, "out");
+    Fd err = bench.add(0, "err");
+    bench.settle();
+    put(out.get(), "first\n");
+    CHECK(bench.ask(1) == R"({"lines":["first"],"tail":1})");
+    put(err.get(), "no\nnewline");
+    out.reset();
+    err.reset();
+    // Both are at their end, and the worker is gone: it is told all the same.
+    CHECK(bench.ask(1) == R"({"lines":["first","no","newline"],"tail":1})");
+    CHECK(bench.ask(2) == R"({"lines":[],"tail":2})");
+}
 
 TEST_CASE("whole lines get the prefix, a partial one waits for its rest") {
     LineSplitter lines("[web/0] ", Target::raw);

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -28,6 +29,8 @@ constexpr size_t kBytesPerTurn = 64 * 1024;
 constexpr std::chrono::seconds kPatience{2};
 constexpr size_t kLongestMessage = 4096;
 constexpr int kControlFd = 3;
+constexpr int kTurnsOfAnAnswer = 16;
+constexpr size_t kEndedTails = 32;
 
 // Takes every fd that came along, whatever the message says, so that none is lost.
 std::vector<Fd> fds_of(msghdr& message) {
@@ -81,7 +84,29 @@ void Logger::receive() {
         return;
     }
     auto fds = fds_of(message);
-    if (fds.size() == 1) add({text.data(), static_cast<size_t>(size)}, std::move(fds.front()));
+    std::string_view content(text.data(), static_cast<size_t>(size));
+    if (fds.empty()) answer(content);
+    if (fds.size() == 1) add(content, std::move(fds.front()));
+}
+
+// What it printed last may still be in its pipes.
+void Logger::answer(std::string_view question) {
+    auto json = nlohmann::json::parse(question, nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object() || !json.contains("tail") || !json["tail"].is_number_unsigned()) return;
+    auto worker = json["tail"].get<uint64_t>();
+    for (auto pipe = pipes_.begin(); pipe != pipes_.end();) {
+        auto next = std::next(pipe);
+        for (int turn = 0; turn < kTurnsOfAnAnswer && pipe->worker == worker; turn++)
+            if (!read(pipe)) break;
+        pipe = next;
+    }
+    nlohmann::json reply = {{"tail", worker}, {"lines", nlohmann::json::array()}};
+    if (auto tail = tails_.find(worker); tail != tails_.end())
+        reply["lines"] = tail->second.lines();
+    auto text = reply.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    [[maybe_unused]] auto sent =
+        ::send(control_.get(), text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    end_if_done();
 }
 
 void Logger::add(std::string_view description, Fd fd) {
@@ -89,6 +114,7 @@ void Logger::add(std::string_view description, Fd fd) {
     if (!json.is_object()) return;
     auto instance = json.find("instance");
     auto stream = json.find("stream");
+    auto worker = json.value("worker", uint64_t{0});
     if (instance == json.end() || !instance->is_number_integer() || stream == json.end()) return;
     Sink& sink = *stream == "err" ? err_ : out_;
 
@@ -96,23 +122,44 @@ void Logger::add(std::string_view description, Fd fd) {
     int flags = ::fcntl(fd.get(), F_GETFL);
     if (flags < 0 || ::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK) < 0) return;
     auto prefix = fmt::format("[{}/{}] ", cluster_, instance->get<int>());
+    size_t length = prefix.size();
     auto pipe = pipes_.insert(
-        pipes_.end(), {std::move(fd), &sink, LineSplitter(std::move(prefix), sink.target()), {}});
+        pipes_.end(),
+        {std::move(fd), worker, &sink, length, LineSplitter(std::move(prefix), sink.target()), {}});
     pipe->source = loop_.on_io(pipe->fd.get(), EPOLLIN, [this, pipe](uint32_t) { read(pipe); });
     if (!pipe->source.is_active()) pipes_.erase(pipe);
 }
 
-void Logger::read(std::list<Pipe>::iterator pipe) {
+void Logger::take(Pipe& pipe, const std::string& lines) {
+    tails_[pipe.worker].feed(lines, pipe.prefix);
+    pipe.sink->write(lines);
+}
+
+// Somebody may still ask for the last lines of one that has just ended, not of those long before.
+void Logger::forget_if_ended(uint64_t worker) {
+    bool prints =
+        std::ranges::any_of(pipes_, [worker](const Pipe& pipe) { return pipe.worker == worker; });
+    if (prints) return;
+    ended_tails_.push_back(worker);
+    if (ended_tails_.size() <= kEndedTails) return;
+    tails_.erase(ended_tails_.front());
+    ended_tails_.pop_front();
+}
+
+bool Logger::read(std::list<Pipe>::iterator pipe) {
     std::array<char, kBytesPerTurn> bytes;
     auto size = ::read(pipe->fd.get(), bytes.data(), bytes.size());
     if (size > 0) {
-        pipe->sink->write(pipe->lines.feed({bytes.data(), static_cast<size_t>(size)}));
-        return;
+        take(*pipe, pipe->lines.feed({bytes.data(), static_cast<size_t>(size)}));
+        return true;
     }
-    if (size < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    pipe->sink->write(pipe->lines.finish());
+    if (size < 0 && (errno == EAGAIN || errno == EINTR)) return false;
+    take(*pipe, pipe->lines.finish());
+    auto worker = pipe->worker;
     pipes_.erase(pipe);
+    forget_if_ended(worker);
     end_if_done();
+    return false;
 }
 
 void Logger::end_if_done() {

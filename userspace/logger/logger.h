@@ -9,11 +9,18 @@
 //
 //     {"worker": 7, "instance": 0, "stream": "out"}        or "err"
 //
+// Without an fd the master asks for a worker's last lines, and is answered over the same socket:
+//
+//     {"tail": 7}   →   {"tail": 7, "lines": ["…", "…"]}
+//
 // It ends when that socket is at its end and every pipe is too.
 #pragma once
 
+#include <cstdint>
+#include <deque>
 #include <functional>
 #include <list>
+#include <map>
 #include <string>
 #include <string_view>
 
@@ -22,6 +29,7 @@
 #include "base/result.h"
 #include "logger/lines.h"
 #include "logger/sink.h"
+#include "logger/tail.h"
 
 namespace drover::logger {
 
@@ -41,14 +49,19 @@ class Logger {
   private:
     struct Pipe {
         Fd fd;
+        uint64_t worker;
         Sink* sink;
+        size_t prefix;  // its length
         LineSplitter lines;
         EventLoop::Source source;  // after fd: ends before the fd is closed
     };
 
     void receive();
     void add(std::string_view description, Fd fd);
-    void read(std::list<Pipe>::iterator pipe);
+    void answer(std::string_view question);
+    bool read(std::list<Pipe>::iterator pipe);  // false: nothing is there now, or never will be
+    void take(Pipe& pipe, const std::string& lines);
+    void forget_if_ended(uint64_t worker);
     void end_if_done();
 
     EventLoop& loop_;
@@ -57,6 +70,8 @@ class Logger {
     Sink out_;
     Sink err_;
     std::list<Pipe> pipes_;
+    std::map<uint64_t, Tail> tails_;    // by worker
+    std::deque<uint64_t> ended_tails_;  // of workers that print no more, in the order of their ends
     EventLoop::Source control_source_;
     std::function<void()> ended_;
 };

@@ -14,6 +14,7 @@
 #include <csignal>
 #include <cstring>
 #include <list>
+#include <nlohmann/json.hpp>
 
 #include "base/sys.h"
 
@@ -25,6 +26,8 @@ constexpr std::chrono::seconds kBetweenRestarts{1};
 // A full socket, or too many fds on their way: the logger is only slow to start.
 constexpr std::chrono::milliseconds kBetweenSends{10};
 constexpr std::chrono::seconds kAfterKill{1};
+constexpr std::chrono::milliseconds kAnswerDeadline{500};
+constexpr size_t kLongestAnswer = 128 * 1024;
 constexpr int kControlFd = 3;
 
 // One read end of a worker's pipe. The master never reads it: it only keeps the pipe alive while no
@@ -36,6 +39,13 @@ struct ReadEnd {
     Fd fd;
     bool is_sent = false;     // to the logger that runs now
     bool is_leaving = false;  // the worker is gone: forget it once it is sent
+};
+
+// Somebody who waits for a worker's last lines.
+struct Question {
+    uint64_t worker_id = 0;
+    Output::LastLines tell;
+    EventLoop::Source deadline;
 };
 
 // -1 where the master was started with this one closed.
@@ -86,12 +96,14 @@ struct Output::Impl {
     std::function<void()> ended;
     bool is_finishing = false;
     std::list<ReadEnd> read_ends;
+    std::list<Question> questions;
     SpawnRequest request;
     Process process;  // pid 0: none runs
     Fd control;
     std::chrono::steady_clock::time_point started_at;
 
     EventLoop::Source process_source;
+    EventLoop::Source control_source;
     EventLoop::Source restart_timer;
     EventLoop::Source send_timer;
     EventLoop::Source deadline_timer;
@@ -105,6 +117,8 @@ struct Output::Impl {
 
     Result<void> start_process();
     void send_unsent();
+    void read_answer();
+    void tell(std::list<Question>::iterator question, const std::vector<std::string>& lines);
     void on_process_end();
     void restart(const std::string& why);
     void retry();
@@ -133,9 +147,32 @@ Result<void> Output::Impl::start_process() {
     control = std::move(ours);
     process_source =
         loop.on_io(process.pidfd.get(), EPOLLIN, [this](uint32_t) { on_process_end(); });
+    control_source = loop.on_io(control.get(), EPOLLIN, [this](uint32_t) { read_answer(); });
     for (auto& end : read_ends) end.is_sent = false;
     send_unsent();
     return {};
+}
+
+void Output::Impl::read_answer() {
+    std::vector<char> text(kLongestAnswer);
+    auto size = ::recv(control.get(), text.data(), text.size(), MSG_DONTWAIT);
+    if (size < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (size <= 0) return control_source.reset();  // its end is told by its pidfd
+    auto json = nlohmann::json::parse(text.begin(), text.begin() + size, nullptr, false);
+    if (!json.is_object() || !json.contains("lines") || !json["lines"].is_array()) return;
+    std::vector<std::string> lines;
+    for (const auto& line : json["lines"])
+        if (line.is_string()) lines.push_back(line);
+    auto worker_id = json.value("tail", uint64_t{0});
+    for (auto question = questions.begin(); question != questions.end(); ++question)
+        if (question->worker_id == worker_id) return tell(question, lines);
+}
+
+void Output::Impl::tell(std::list<Question>::iterator question,
+                        const std::vector<std::string>& lines) {
+    auto call = std::move(question->tell);
+    questions.erase(question);
+    call(lines);
 }
 
 void Output::Impl::send_unsent() {
@@ -150,7 +187,9 @@ void Output::Impl::send_unsent() {
         end->is_sent = true;
         end = end->is_leaving ? read_ends.erase(end) : std::next(end);
     }
-    if (is_finishing) control.reset();
+    if (!is_finishing) return;
+    control_source.reset();
+    control.reset();
 }
 
 void Output::Impl::on_process_end() {
@@ -161,6 +200,7 @@ void Output::Impl::on_process_end() {
         why = "could not be started: " + failure->text;
     process_source.reset();
     process = Process{};
+    control_source.reset();
     control.reset();
     for (auto& end : read_ends) end.is_sent = false;
     if (is_finishing) {
@@ -229,6 +269,17 @@ Result<Output::Pipes> Output::add_worker(uint64_t worker_id, int instance) {
     impl_->read_ends.push_back({worker_id, instance, "err", std::move(err->first)});
     impl_->send_unsent();
     return Pipes{std::move(out->second), std::move(err->second)};
+}
+
+void Output::last_lines(uint64_t worker_id, LastLines tell) {
+    auto& impl = *impl_;
+    auto question = impl.questions.insert(impl.questions.end(), {worker_id, std::move(tell), {}});
+    auto text = fmt::format(R"({{"tail":{}}})", worker_id);
+    bool is_sent = impl.control.is_open() &&
+                   ::send(impl.control.get(), text.data(), text.size(),
+                          MSG_DONTWAIT | MSG_NOSIGNAL) == static_cast<ssize_t>(text.size());
+    question->deadline = impl.loop.after(is_sent ? kAnswerDeadline : std::chrono::milliseconds(0),
+                                         [this, question] { impl_->tell(question, {}); });
 }
 
 void Output::remove_worker(uint64_t worker_id) {

@@ -16,6 +16,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/event_loop.h"
 #include "base/fd.h"
@@ -44,6 +45,11 @@ class Output {
         Fd err;
     };
     Result<Pipes> add_worker(uint64_t worker_id, int instance);
+
+    // Asks the logger for the last lines that the worker printed, also of one that was removed a
+    // moment ago. `tell` is called once, with none where the logger does not answer in time.
+    using LastLines = std::function<void(const std::vector<std::string>& lines)>;
+    void last_lines(uint64_t worker_id, LastLines tell);
 
     // The worker is gone: its duplicates are closed. The logger reads the rest by itself.
     void remove_worker(uint64_t worker_id);

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MIT
+//
+// The last lines of a worker, for whoever asks why it ended.
+#pragma once
+
+#include <deque>
+#include <string>
+#include <string_view>
+
+namespace drover::logger {
+
+class Tail {
+  public:
+    static constexpr size_t kLines = 20;
+    static constexpr size_t kLongest = 1024;  // bytes; the rest of a longer line is left out
+
+    // Takes whole lines, each with a prefix of so many bytes, which is left out, and a newline.
+    void feed(std::string_view lines, size_t prefix);
+
+    [[nodiscard]] const std::deque<std::string>& lines() const { return lines_; }
+
+  private:
+    std::deque<std::string> lines_;
+};
+
+}  // namespace drover::logger
