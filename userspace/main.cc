@@ -3,10 +3,14 @@
 // drover: the wiring. One binary is the master (run), the client (every other verb), and the logger
 // process of a cluster (a hidden verb).
 #include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <string>
 
 #include "admin/controller.h"
@@ -87,8 +91,20 @@ void open_standard_fds() {
     }
 }
 
+// As the user sees it: where that is by way of a symbolic link (a release's folder), the workers of
+// a later reload are to find what it points to then. Empty where it is just the folder itself.
+std::string working_folder() {
+    const char* logical = std::getenv("PWD");
+    std::error_code error;
+    if (logical == nullptr || *logical != '/' || !std::filesystem::equivalent(logical, ".", error))
+        return "";
+    return logical;
+}
+
 int run_master(supervisor::Config config, const Paths& paths) {
     if (!config.workers) config.workers = supervisor::usable_cpus();
+    if (config.cwd.empty()) config.cwd = working_folder();
+    if (auto read = supervisor::read_env_files(config); !read) return refuse(read.error());
 
     // 1. Is this a machine on which drover works?
     for (const Check& check : steer::check_ground(paths))
@@ -157,7 +173,14 @@ int run_master(supervisor::Config config, const Paths& paths) {
     };
     auto on_interrupt = loop->on_signal(SIGINT, stop);
     auto on_terminate = loop->on_signal(SIGTERM, stop);
-    auto on_hangup = loop->on_signal(SIGHUP, stop);  // the terminal went away
+    bool has_terminal = ::isatty(STDIN_FILENO) != 0;
+    auto on_hangup = loop->on_signal(SIGHUP, [&](int number) {
+        // The terminal went away.
+        if (has_terminal && ::isatty(STDIN_FILENO) == 0) return stop(number);
+        cluster.reload({}, [](const Result<void>& done) {
+            if (!done) log::error(fmt::format("reload: {}", done.error().text));
+        });
+    });
 
     // 7. From here on the master never exits on an error.
     EventLoop::Source leave;

@@ -50,6 +50,7 @@ class FakeCommands final : public Commands {
     std::deque<Event> events;
     std::vector<std::string> calls;
     std::vector<Done> pending;
+    std::vector<supervisor::ReloadRequest> reloads;
 
     [[nodiscard]] Status status() const override { return status_value; }
     [[nodiscard]] const std::deque<Event>& recent_events() const override { return events; }
@@ -76,6 +77,12 @@ class FakeCommands final : public Commands {
     void policy(const PolicyChoice& policy, Done done) override {
         note(fmt::format("policy {}", supervisor::name_of(policy)), done);
     }
+    void reload(const supervisor::ReloadRequest& request, Done done) override {
+        reloads.push_back(request);
+        note("reload", done);
+    }
+    void promote(Done done) override { note("promote", done); }
+    void roll_back(Done done) override { note("rollback", done); }
     void send(std::optional<WorkerId> worker, const std::string& data, Done done) override {
         note(fmt::format("send {} {}", worker.value_or(0), data), done);
     }
@@ -281,6 +288,10 @@ TEST_SUITE("admin") {
               R"({"port":80,"pid":12,"command":"nginx","text":"port 80 is taken"})");
         CHECK(line(EventKind::conflict, ConflictData{80, 0, "", "port 80 is taken"}) ==
               R"({"port":80,"pid":null,"command":null,"text":"port 80 is taken"})");
+        CHECK(line(EventKind::reload, ReloadData{ReloadPhase::rolled_back, 1, 4, ""}) ==
+              R"({"phase":"rolled-back","done":1,"total":4,"error":null})");
+        CHECK(line(EventKind::reload, ReloadData{ReloadPhase::failed, 0, 4, "instance 0: …"}) ==
+              R"({"phase":"failed","done":0,"total":4,"error":"instance 0: …"})");
         CHECK(line(EventKind::restart_limit, RestartLimitData{5, 60s}) ==
               R"({"restarts":5,"within_ms":60000})");
         CHECK(to_json(event_of(EventKind::restart_limit), "web")["event"] == "restart-limit");
@@ -390,6 +401,19 @@ TEST_SUITE("admin") {
         // The client resolves it.
         CHECK(admin::policy(args(R"({"policy":"my.bpf.o"})")).error().code == "bad-value");
         CHECK(admin::policy(args(R"({"policy":1})")).error().code == "bad-value");
+        auto reload = reload_request(args(
+            R"({"options":{"env":["A=1","B=2"],"cwd":"/srv"},"command":["a","b"],"canary":"10%"})"));
+        REQUIRE(reload);
+        CHECK(reload->options == std::vector<std::pair<std::string, std::string>>{
+                                     {"env", "A=1"}, {"env", "B=2"}, {"cwd", "/srv"}});
+        CHECK(reload->command == std::vector<std::string>{"a", "b"});
+        CHECK(reload->parallel == 1);
+        CHECK(reload->canary == Share{10, true});
+        for (auto text :
+             {R"({"options":[]})", R"({"options":{"env":1}})", R"({"options":{"env":[1]}})",
+              R"({"command":"a"})", R"({"command":[1]})", R"({"parallel":0})",
+              R"({"parallel":"2"})", R"({"canary":10})", R"({"canary":"x"})"})
+            CHECK(reload_request(args(text)).error().code == "bad-value");
         CHECK(follow(args("{}")).value() == false);
         CHECK(follow(args(R"({"follow":true})")).value() == true);
         CHECK(follow(args(R"({"follow":1})")).error().code == "bad-value");
@@ -457,6 +481,9 @@ TEST_SUITE("admin") {
             {"policy", R"({"policy":"/srv/my.bpf.o"})", "policy my.bpf.o"},
             {"send", R"({"worker":7,"data":{"a":[1]}})", R"(send 7 {"a":[1]})"},
             {"send", R"({"data":null})", "send 0 null"},
+            {"reload", "{}", "reload"},
+            {"promote", "{}", "promote"},
+            {"rollback", "{}", "rollback"},
         };
         for (auto& one : cases) {
             auto reply = fixture.ask_and_answer(client, one.verb, one.args);

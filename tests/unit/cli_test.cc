@@ -276,6 +276,44 @@ TEST_CASE("help and version are no errors") {
     CHECK(parse_words({"--version"}).out.starts_with("drover "));
 }
 
+TEST_CASE("reload takes options that change, a command, and how to go about it") {
+    auto parsed = parse_words({"reload", "web", "--env", "A=1", "--env", "B=2", "--drain-timeout",
+                               "3s", "--parallel", "2", "--canary", "25%", "--", "node", "-v"});
+    REQUIRE(parsed.result.has_value());
+    CHECK(parsed.result->cluster == "web");
+    CHECK(parsed.result->changes == std::vector<std::pair<std::string, std::string>>{
+                                        {"env", "A=1"}, {"env", "B=2"}, {"drain-timeout", "3s"}});
+    CHECK(parsed.result->command == std::vector<std::string>{"node", "-v"});
+    CHECK(parsed.result->parallel == 2);
+    CHECK(parsed.result->canary == "25%");
+    // The master may stand in another folder.
+    auto relative = parse_words({"reload", "--cwd", "releases/2"});
+    REQUIRE(relative.result.has_value());
+    CHECK(relative.result->changes.front().second.starts_with("/"));
+    CHECK(relative.result->cluster.empty());
+    CHECK(relative.result->command.empty());
+}
+
+TEST_CASE("reload refuses what cannot change, and names it") {
+    for (const auto& words : {std::vector<std::string>{"reload", "web", "--port", "80"},
+                              {"reload", "web", "--user", "nobody"},
+                              {"reload", "web", "-n", "3"},
+                              {"reload", "web", "--parallel", "none"},
+                              {"reload", "web", "--canary", "0%"},
+                              {"reload", "web", "--drain-timeout", "soon"},
+                              {"reload", "web/3"},
+                              {"reload", "web", "--"},
+                              {"reload", "web", "more"}}) {
+        CAPTURE(words.back());
+        auto parsed = parse_words(words);
+        REQUIRE(!parsed.result.has_value());
+        CHECK(parsed.result.error() == kUsage);
+        CHECK(!parsed.err.empty());
+    }
+    CHECK(mentions(parse_words({"reload", "web", "-n", "3"}).err, "drover scale"));
+    CHECK(mentions(parse_words({"reload", "web", "--user", "x"}).err, "--user"));
+}
+
 TEST_CASE("the help names every verb and every option") {
     for (const auto& verb : verbs()) CHECK(mentions(help_text(false), verb.name));
     auto run = help_text(*find_verb("run"), false);
@@ -289,7 +327,8 @@ TEST_CASE("the help names every verb and every option") {
 }
 
 TEST_CASE("the help fits into 100 columns") {
-    for (const auto& text : {help_text(false), help_text(*find_verb("run"), false)}) {
+    for (const auto& text : {help_text(false), help_text(*find_verb("run"), false),
+                             help_text(*find_verb("reload"), false)}) {
         std::istringstream lines(text);
         for (std::string line; std::getline(lines, line);) CHECK(columns(line) <= 100);
     }

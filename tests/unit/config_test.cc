@@ -44,6 +44,9 @@ const std::map<std::string_view, std::string> kGoodValues = {
     {"listen", "tcp://127.0.0.1:80"},
     {"watchdog", "20s"},
     {"controller", "./scale"},
+    {"max-lifetime", "24h"},
+    {"max-memory", "512M"},
+    {"max-connections", "100000"},
 };
 
 std::string error_of(std::string_view option, const std::string& value) {

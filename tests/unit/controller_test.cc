@@ -36,6 +36,7 @@ class FakeCommands final : public Commands {
     std::deque<Event> events;
     std::vector<std::string> calls;
     std::vector<Done> pending;
+    std::vector<supervisor::ReloadRequest> reloads;
 
     [[nodiscard]] Status status() const override { return status_value; }
     [[nodiscard]] const std::deque<Event>& recent_events() const override { return events; }
@@ -57,6 +58,12 @@ class FakeCommands final : public Commands {
     }
     void policy(const PolicyChoice&, Done done) override { note("policy", done); }
 
+    void reload(const supervisor::ReloadRequest& request, Done done) override {
+        reloads.push_back(request);
+        note("reload", done);
+    }
+    void promote(Done done) override { note("promote", done); }
+    void roll_back(Done done) override { note("rollback", done); }
     void send(std::optional<WorkerId> worker, const std::string& data, Done done) override {
         note(fmt::format("send {} {}", worker.value_or(0), data), done);
     }

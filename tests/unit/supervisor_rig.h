@@ -30,7 +30,10 @@ inline const ListeningData kHttps{"tcp", "0.0.0.0", 443};
 
 class FakeEffects : public Effects {
   public:
-    Result<Spawned> spawn(WorkerId id, int instance, int, int workers) override {
+    Result<Spawned> spawn(const SpawnOrder& order) override {
+        auto [id, instance, generation, workers, config] = order;
+        configs[id] = config;
+        generations[id] = generation;
         calls.push_back(fmt::format("spawn {}", id));
         CHECK(id == ++last_id);  // counts up, never reused
         if (spawn_error) return tl::unexpected(*spawn_error);
@@ -83,6 +86,9 @@ class FakeEffects : public Effects {
         calls.push_back(fmt::format("kill {}", id));
         CHECK(living.contains(id));
     }
+    void last_lines(WorkerId id, LastLines tell) override {
+        tell({fmt::format("last line of {}", id)});
+    }
     void release(WorkerId id) override {
         calls.push_back(fmt::format("release {}", id));
         CHECK(released.insert(id).second);
@@ -106,9 +112,11 @@ class FakeEffects : public Effects {
 
     Calls calls;
     std::map<WorkerId, int> living;  // worker → instance
-    Ids active, released, busy;      // busy: has connections
-    Ids full, asked_to_finish;       // full: its message queue
-    Ids probed;                      // a probe is under way
+    std::map<WorkerId, std::shared_ptr<const Config>> configs;
+    std::map<WorkerId, int> generations;
+    Ids active, released, busy;  // busy: has connections
+    Ids full, asked_to_finish;   // full: its message queue
+    Ids probed;                  // a probe is under way
     WorkerId last_id = 0;
     int spawned_with_workers = 0;
     bool releases_are_done = true;
@@ -204,6 +212,16 @@ class Rig : public Observer {
     }
     auto signal(std::optional<WorkerId> id, int number) {
         return ask([&](Done done) { supervisor->signal(id, number, std::move(done)); });
+    }
+
+    auto reload(const ReloadRequest& request = {}) {
+        return ask([&](Done done) { supervisor->reload(request, std::move(done)); });
+    }
+    auto promote() {
+        return ask([&](Done done) { supervisor->promote(std::move(done)); });
+    }
+    auto roll_back() {
+        return ask([&](Done done) { supervisor->roll_back(std::move(done)); });
     }
 
     // Nothing where there is no such worker (any more).

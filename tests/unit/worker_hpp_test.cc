@@ -282,18 +282,17 @@ TEST_CASE("waiting ends with a message, with its time, or with a signal") {
 
 TEST_CASE("the end of the pipes is noticed, without SIGPIPE") {
     Pipes pipes;
+    // Before the fork: their last copies.
+    pipes.master_read.reset();
+    pipes.master_write.reset();
     ::fflush(nullptr);
     pid_t child = ::fork();
     if (child == 0) {
         std::signal(SIGPIPE, SIG_DFL);
-        pipes.master_read.reset();
-        pipes.master_write.reset();
         bool is_right = !pipes.channel.receive() && pipes.channel.fd() == -1 &&
                         pipes.channel.ready() == Sent::no_channel && !pipes.channel.is_open();
         ::_exit(is_right ? 0 : 1);
     }
-    pipes.master_read.reset();
-    pipes.master_write.reset();
     int status = -1;
     ::waitpid(child, &status, 0);
     CHECK(status == 0);

@@ -72,8 +72,37 @@ void Narrator::on_event(const supervisor::Event& event, const supervisor::Superv
             log::info(fmt::format("{}: scaled from {} to {} workers", who, data.from, data.to));
             break;
         }
+        case EventKind::reload: {
+            const auto& data = std::get<supervisor::ReloadData>(event.data);
+            tell_reload(data, event, supervisor);
+            break;
+        }
         default:
             break;
+    }
+}
+
+void Narrator::tell_reload(const supervisor::ReloadData& data, const supervisor::Event& event,
+                           const supervisor::Supervisor& supervisor) const {
+    using supervisor::ReloadPhase;
+    switch (data.phase) {
+        case ReloadPhase::started:
+            return log::info(
+                fmt::format("{}: {} workers are to be replaced", cluster_, data.total));
+        case ReloadPhase::worker:
+            return log::info(
+                fmt::format("{}/{}: worker {} of generation {} has taken over, {} of {}", cluster_,
+                            event.worker->instance, event.worker->id, event.worker->generation,
+                            data.done, data.total));
+        case ReloadPhase::canary:
+            return log::info(fmt::format("{}: the canary serves", cluster_));
+        case ReloadPhase::promoted:
+        case ReloadPhase::rolled_back:
+        case ReloadPhase::done:
+            return log::info(
+                fmt::format("{}: generation {} serves", cluster_, supervisor.status().generation));
+        case ReloadPhase::failed:
+            return log::error(fmt::format("{}: the reload {}", cluster_, data.error));
     }
 }
 

@@ -18,6 +18,9 @@ class Narrator {
     void on_event(const supervisor::Event& event, const supervisor::Supervisor& supervisor);
 
   private:
+    void tell_reload(const supervisor::ReloadData& data, const supervisor::Event& event,
+                     const supervisor::Supervisor& supervisor) const;
+
     std::string cluster_;
     bool told_ready_ = false;
 };

@@ -89,15 +89,33 @@ Result<void> send_message(Commands& commands, const Json& args, Commands::Done d
     return {};
 }
 
+Result<void> reload(Commands& commands, const Json& args, Commands::Done done) {
+    auto wanted = reload_request(args);
+    if (!wanted) return tl::unexpected(wanted.error());
+    commands.reload(*wanted, std::move(done));
+    return {};
+}
+
+Result<void> promote(Commands& commands, const Json&, Commands::Done done) {
+    commands.promote(std::move(done));
+    return {};
+}
+
+Result<void> roll_back(Commands& commands, const Json&, Commands::Done done) {
+    commands.roll_back(std::move(done));
+    return {};
+}
+
 struct NamedVerb {
     std::string_view name;
     Verb call;
 };
 constexpr NamedVerb kVerbs[] = {
-    {"stop", stop},         {"restart", restart},      {"scale", scale},
-    {"drain", drain},       {"weight", change_weight}, {"rescue", rescue},
-    {"resume", resume},     {"signal", send_signal},   {"policy", change_policy},
-    {"send", send_message},
+    {"stop", stop},          {"restart", restart},      {"scale", scale},
+    {"drain", drain},        {"weight", change_weight}, {"rescue", rescue},
+    {"resume", resume},      {"signal", send_signal},   {"policy", change_policy},
+    {"send", send_message},  {"reload", reload},        {"promote", promote},
+    {"rollback", roll_back},
 };
 
 Verb find_verb(std::string_view name) {

@@ -20,6 +20,7 @@
 
 #include "base/result.h"
 #include "supervisor/config.h"
+#include "supervisor/rollout.h"
 #include "supervisor/types.h"
 
 namespace drover::admin {
@@ -44,6 +45,9 @@ class Commands {
     virtual void rescue(WorkerId worker, Done done) = 0;
     virtual void signal(std::optional<WorkerId> worker, int number, Done done) = 0;
     virtual void policy(const supervisor::PolicyChoice& policy, Done done) = 0;
+    virtual void reload(const supervisor::ReloadRequest& request, Done done) = 0;
+    virtual void promote(Done done) = 0;
+    virtual void roll_back(Done done) = 0;
     // `data` is JSON text.
     virtual void send(std::optional<WorkerId> worker, const std::string& data, Done done) = 0;
 };

@@ -136,6 +136,13 @@ Json data_of(const RecoveredData& data) {
     return {{"after_ms", data.after.count()}};
 }
 
+Json data_of(const ReloadData& data) {
+    return {{"phase", name_of(data.phase)},
+            {"done", data.done},
+            {"total", data.total},
+            {"error", or_null(data.error)}};
+}
+
 Json data_of(const MessageData& data) {
     using Kind = worker::Address::Kind;
     Json from = data.from != 0 ? Json(data.from) : Json("master");
@@ -332,6 +339,41 @@ Result<PolicyChoice> policy(const Json& args) {
     if (policy->kind == Policy::custom && !policy->file.starts_with('/'))
         return bad_value("the path of a policy must begin with /");
     return *policy;
+}
+
+Result<ReloadRequest> reload_request(const Json& args) {
+    ReloadRequest request;
+    const Json& options = member(args, "options");
+    if (!options.is_null() && !options.is_object())
+        return bad_value("\"options\" must be an object of options and their values");
+    for (const auto& [name, given] : options.items()) {
+        for (const Json& value : given.is_array() ? given : Json::array({given})) {
+            if (!value.is_string())
+                return bad_value(
+                    fmt::format("the option \"{}\" must be a string, as on the command "
+                                "line, or a list of them",
+                                name));
+            request.options.emplace_back(name, value);
+        }
+    }
+    const Json& command = member(args, "command");
+    if (!command.is_null() && !command.is_array())
+        return bad_value("\"command\" must be a list of words");
+    for (const Json& word : command) {
+        if (!word.is_string()) return bad_value("\"command\" must be a list of words");
+        request.command.push_back(word);
+    }
+    const Json& parallel = member(args, "parallel");
+    auto number = parallel.is_null() ? std::optional<int64_t>(1) : integer(parallel, 1, 256);
+    if (!number) return bad_value("\"parallel\" must be a number of instances: 1 to 256");
+    request.parallel = static_cast<int>(*number);
+    const Json& canary = member(args, "canary");
+    if (canary.is_null()) return request;
+    if (!canary.is_string()) return bad_value("\"canary\" must be like \"2\" or \"10%\"");
+    auto share = parse_share(canary.get_ref<const std::string&>());
+    if (!share) return bad_value(share.error().text);
+    request.canary = *share;
+    return request;
 }
 
 Result<std::string> message_data(const Json& args) {

@@ -15,6 +15,7 @@
 
 #include "base/result.h"
 #include "supervisor/config.h"
+#include "supervisor/rollout.h"
 #include "supervisor/types.h"
 
 namespace drover::admin {
@@ -68,6 +69,8 @@ struct Request {
 [[nodiscard]] Result<int> weight(const Json& args);         // "weight"; likewise
 [[nodiscard]] Result<int> signal_number(const Json& args);  // "signal": "TERM", "SIGTERM" or 15
 [[nodiscard]] Result<supervisor::PolicyChoice> policy(const Json& args);
+// "options": {"env": "A=1"} or with lists of values, "command": […], "parallel", "canary": "10%".
+[[nodiscard]] Result<supervisor::ReloadRequest> reload_request(const Json& args);
 // Any JSON value, as text. Error "bad-value" where it is absent.
 [[nodiscard]] Result<std::string> message_data(const Json& args);
 [[nodiscard]] Result<bool> follow(const Json& args);  // absent: false

@@ -41,6 +41,11 @@ class SupervisorCommands final : public Commands {
     void policy(const supervisor::PolicyChoice& policy, Done done) override {
         supervisor_.policy(policy, std::move(done));
     }
+    void reload(const supervisor::ReloadRequest& request, Done done) override {
+        supervisor_.reload(request, std::move(done));
+    }
+    void promote(Done done) override { supervisor_.promote(std::move(done)); }
+    void roll_back(Done done) override { supervisor_.roll_back(std::move(done)); }
     void send(std::optional<WorkerId> worker, const std::string& data, Done done) override {
         supervisor_.send(worker, data, std::move(done));
     }

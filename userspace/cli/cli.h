@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/paths.h"
@@ -23,6 +24,12 @@ struct Invocation {
     std::string cluster;                 // empty: the one that runs
     std::optional<uint64_t> worker;      // NAME/ID
     std::vector<std::string> arguments;  // what follows the cluster: N, SIG, POLICY
+    // reload: options that change, each checked, with paths made absolute; the new command, empty
+    // where it stays; how many at a time; the canary's share.
+    std::vector<std::pair<std::string, std::string>> changes;
+    std::vector<std::string> command;
+    int parallel = 1;
+    std::string canary;
     bool json = false;
     bool follow = false;  // -f
 };

@@ -43,6 +43,13 @@ std::string policy_argument(const std::string& text) {
 Json args_of(const Invocation& invocation) {
     Json args = Json::object();
     if (invocation.worker) args["worker"] = *invocation.worker;
+    if (invocation.verb == "reload") {
+        args["options"] = Json::object();
+        for (const auto& [name, value] : invocation.changes) args["options"][name].push_back(value);
+        if (!invocation.command.empty()) args["command"] = invocation.command;
+        args["parallel"] = invocation.parallel;
+        if (!invocation.canary.empty()) args["canary"] = invocation.canary;
+    }
     if (invocation.arguments.empty()) return args;
     const auto& argument = invocation.arguments.front();
     if (invocation.verb == "scale") args["n"] = std::stoi(argument);  // parse() checked it
@@ -146,7 +153,50 @@ std::string done_text(const Invocation& invocation) {
         return fmt::format("sent SIG{} to {}",
                            supervisor::signal_name(*supervisor::parse_signal(argument)), who);
     if (verb == "send") return fmt::format("sent to {}", who);
+    if (verb == "reload" && !invocation.canary.empty())
+        return fmt::format(
+            "the canary of {0} serves: \"drover promote {0}\" has its release for all, "
+            "\"drover rollback {0}\" takes it back",
+            who);
+    if (verb == "reload") return fmt::format("reloaded {}", who);
+    if (verb == "promote") return fmt::format("promoted {}", who);
+    if (verb == "rollback") return fmt::format("rolled {} back", who);
     return fmt::format("{}: policy {}", who, argument);
+}
+
+// One instance after the other: each is told as it comes.
+void print_progress(const Json& event) {
+    const auto& data = event["data"];
+    if (event["event"] != "reload" || !data.is_object() || data.value("phase", "") != "worker")
+        return;
+    const auto& worker = event["worker"];
+    if (!worker.is_object()) return;
+    put(fmt::format("instance {}: worker {} of generation {} has taken over, {} of {}\n",
+                    worker.value("instance", 0), worker.value("id", 0),
+                    worker.value("generation", 0), data.value("done", 0), data.value("total", 0)));
+    std::fflush(stdout);
+}
+
+// A rollout takes its time, so it is watched: its events and its reply come over one connection.
+int roll_out(Connection& connection, const Invocation& invocation) {
+    auto followed = ask(connection, invocation.cluster, make_request("events", {{"follow", true}}));
+    if (!followed) return complain(followed.error());
+    auto sent = connection.send(make_request(invocation.verb, args_of(invocation)));
+    if (!sent) return complain(wrap(sent.error(), invocation.cluster).value());
+    for (;;) {
+        auto line = connection.read_line();
+        if (!line) return complain(line.error());
+        if (!*line) return complain(closed_early(invocation.cluster));
+        auto json = Json::parse(**line, nullptr, false);
+        if (json.is_object() && json.contains("event")) {
+            print_progress(json);
+            continue;
+        }
+        auto data = parse_reply(**line);
+        if (!data) return complain(data.error());
+        put(done_text(invocation) + "\n");
+        return kDone;
+    }
 }
 
 int change(Connection& connection, const Invocation& invocation) {
@@ -176,6 +226,8 @@ int run_client(const Invocation& given, const Paths& paths) {
     if (!connection) return complain(connection.error());
     if (invocation.verb == "status") return show_status(*connection, invocation);
     if (invocation.verb == "events") return show_events(*connection, invocation);
+    for (const char* verb : {"reload", "promote", "rollback"})
+        if (invocation.verb == verb) return roll_out(*connection, invocation);
     return change(*connection, invocation);
 }
 

@@ -9,6 +9,7 @@
 
 #include <CLI/CLI.hpp>
 #include <charconv>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -37,17 +38,23 @@ struct Options {
 
     explicit Options(const Verb& verb) {
         app.allow_extras();
-        if (verb.target == Target::command) {
-            app.prefix_command();  // the first word that is no option begins the command
+        // The first word that is no option begins the command.
+        if (verb.target == Target::command) app.prefix_command();
+        if (verb.target == Target::reload)
+            for (const char* name : {"parallel", "canary"}) add(name, fmt::format("--{}", name));
+        if (verb.target == Target::command || verb.target == Target::reload) {
             for (const auto& option : supervisor::option_table()) {
                 auto names = fmt::format("--{}", option.name);
                 if (option.letter != 0) names += fmt::format(",-{}", option.letter);
-                // TakeAll also for those that may be given once: so it is us who refuse them.
-                values[option.name] =
-                    app.add_option(names)->allow_extra_args(false)->multi_option_policy(
-                        CLI::MultiOptionPolicy::TakeAll);
+                add(option.name, names);
             }
         }
+    }
+
+    // TakeAll also for those that may be given once: so it is us who refuse them.
+    void add(std::string_view name, const std::string& names) {
+        values[name] = app.add_option(names)->allow_extra_args(false)->multi_option_policy(
+            CLI::MultiOptionPolicy::TakeAll);
     }
 
     [[nodiscard]] Words names() const {
@@ -73,6 +80,56 @@ Result<void> set_options(const Options& options, supervisor::Config& config) {
         for (const auto& value : values)
             if (auto set = supervisor::set_option(config, option.name, value); !set) return set;
     }
+    return {};
+}
+
+// What changes in a reload: checked here, so that the master is not asked for what cannot be.
+Result<void> set_changes(const Options& options, Invocation& invocation) {
+    supervisor::Config ignored;
+    for (const auto& option : supervisor::option_table()) {
+        const auto& values = options.values.at(option.name)->results();
+        if (values.empty()) continue;
+        if (!option.fixed.empty())
+            return refuse(
+                fmt::format("--{} cannot change in a reload: {}", option.name, option.fixed));
+        if (values.size() > 1 && !option.repeatable)
+            return refuse(fmt::format("--{} is given twice", option.name));
+        for (const auto& value : values) {
+            if (auto set = supervisor::set_option(ignored, option.name, value); !set) return set;
+            // The master may stand in another folder.
+            bool is_path = option.name == "cwd" || option.name == "env-file";
+            invocation.changes.emplace_back(
+                option.name, is_path ? std::filesystem::absolute(value).string() : value);
+        }
+    }
+    return {};
+}
+
+// The value of --parallel or --canary; empty where it is not given.
+Result<std::string> value_of(const Options& options, std::string_view name) {
+    const auto& values = options.values.at(name)->results();
+    if (values.size() > 1) return refuse(fmt::format("--{} is given twice", name));
+    return values.empty() ? "" : values.front();
+}
+
+Result<void> parse_reload(const Options& options, Invocation& invocation) {
+    if (auto set = set_changes(options, invocation); !set) return set;
+    auto parallel = value_of(options, "parallel");
+    if (!parallel) return tl::unexpected(parallel.error());
+    if (!parallel->empty()) {
+        supervisor::Config as_workers;
+        auto set = supervisor::set_option(as_workers, "workers", *parallel);
+        if (!set || !as_workers.workers)
+            return refuse(
+                fmt::format("--parallel: \"{}\" is not a number from 1 to 256", *parallel));
+        invocation.parallel = *as_workers.workers;
+    }
+    auto canary = value_of(options, "canary");
+    if (!canary) return tl::unexpected(canary.error());
+    if (!canary->empty())
+        if (auto share = supervisor::parse_share(*canary); !share)
+            return wrap(share.error(), "--canary");
+    invocation.canary = *canary;
     return {};
 }
 
@@ -107,7 +164,7 @@ Result<void> parse_target(std::string_view word, const Verb& verb, Invocation& i
     if (slash == std::string_view::npos) return {};
     auto id = parse_worker_id(word.substr(slash + 1));
     if (!id) return tl::unexpected(id.error());
-    if (verb.target == Target::cluster)
+    if (verb.target == Target::cluster || verb.target == Target::reload)
         return refuse(fmt::format("{} is about a whole cluster, not about one worker: {}",
                                   verb.name, usage_of(verb)));
     invocation.worker = *id;
@@ -191,6 +248,15 @@ Result<std::optional<Invocation>> parse_verb(const Verb& verb, Words words) {
     if (verb.json) options.app.add_flag("--json", invocation.json);
     if (verb.follow) options.app.add_flag("-f,--follow", invocation.follow);
 
+    if (verb.target == Target::reload) {
+        auto dashes = std::find(words.begin(), words.end(), "--");
+        if (dashes != words.end()) {
+            invocation.command.assign(dashes + 1, words.end());
+            words.erase(dashes, words.end());
+            if (invocation.command.empty())
+                return refuse(fmt::format("there is no command behind --: {}", usage_of(verb)));
+        }
+    }
     std::string last_word = words.empty() ? "" : words.back();
     std::reverse(words.begin(), words.end());  // as CLI11 wants it
     try {
@@ -207,6 +273,9 @@ Result<std::optional<Invocation>> parse_verb(const Verb& verb, Words words) {
         if (!parsed) return tl::unexpected(parsed.error());
         auto understood = parse_words(verb, std::move(*parsed), invocation);
         if (!understood) return tl::unexpected(understood.error());
+        if (verb.target == Target::reload)
+            if (auto reload = parse_reload(options, invocation); !reload)
+                return tl::unexpected(reload.error());
         return invocation;
     }
 

@@ -21,12 +21,13 @@ std::string left_column(const supervisor::Option& option) {
     return fmt::format("{}--{} {}", letter, option.name, option.argument);
 }
 
-std::string run_options(bool color) {
-    auto text = heading("Options", color);
+std::string run_options(bool color, bool is_reload) {
+    auto text = heading(is_reload ? "Options that change" : "Options", color);
     size_t width = 0;
     for (const auto& option : supervisor::option_table())
         width = std::max(width, left_column(option).size());
     for (const auto& option : supervisor::option_table()) {
+        if (is_reload && !option.fixed.empty()) continue;
         text += fmt::format("  {:<{}}  {}", left_column(option), width, option.help);
         if (!option.initial.empty()) text += fmt::format(" [{}]", option.initial);
         if (option.repeatable) text += " (repeatable)";
@@ -36,6 +37,11 @@ std::string run_options(bool color) {
 }
 
 std::string other_options(const Verb& verb, bool color) {
+    if (verb.target == Target::reload)
+        return heading("Options", color) +
+               "      --parallel N     replace so many at the same time [1]\n"
+               "      --canary N|N%    replace just so many, until promote or rollback\n\n" +
+               run_options(color, true);
     if (!verb.json && !verb.follow) return "";
     auto text = heading("Options", color);
     if (verb.follow) text += "  -f, --follow  go on with what happens from now on\n";
@@ -49,6 +55,7 @@ std::string about_target(const Verb& verb) {
         case Target::command:
             return "";
         case Target::cluster:
+        case Target::reload:
             return "CLUSTER may be left out where just one runs.\n";
         case Target::cluster_or_worker:
             return "With /ID just that worker, else all. CLUSTER may be left out where just one "
@@ -75,6 +82,11 @@ const std::vector<Verb>& verbs() {
         {"scale", "change", Target::cluster, "N", "change the number of workers", false, false},
         {"restart", "change", Target::cluster_or_worker, "", "replace workers by new ones", false,
          false},
+        {"reload", "change", Target::reload, "",
+         "replace workers, without a gap; also what they run", false, false},
+        {"promote", "change", Target::cluster, "", "after a canary: its release for all", false,
+         false},
+        {"rollback", "change", Target::cluster, "", "back to the former release", false, false},
         {"drain", "change", Target::worker, "", "give a worker no new connections", false, false},
         {"resume", "change", Target::worker, "", "give it connections again", false, false},
         {"weight", "change", Target::worker, "W",
@@ -118,6 +130,9 @@ std::string usage_of(const Verb& verb) {
         case Target::cluster:
             usage += " [CLUSTER]";
             break;
+        case Target::reload:
+            usage += " [CLUSTER] [OPTIONS] [-- CMD [ARG…]]";
+            break;
         case Target::cluster_or_worker:
             usage += " [CLUSTER][/ID]";
             break;
@@ -138,9 +153,10 @@ std::string help_text(bool color) {
         for (const auto& verb : verbs()) {
             if (verb.group != group) continue;
             // The usage without "drover "; the ellipsis is three bytes but one column.
-            auto usage = verb.target == Target::command
-                             ? fmt::format("{} [OPTIONS] -- CMD", verb.name)
-                             : usage_of(verb).substr(7);
+            auto usage =
+                verb.target == Target::command  ? fmt::format("{} [OPTIONS] -- CMD", verb.name)
+                : verb.target == Target::reload ? fmt::format("{} [CLUSTER] [-- CMD]", verb.name)
+                                                : usage_of(verb).substr(7);
             text += fmt::format("  {:<29} {}\n", usage, verb.help);
         }
     }
@@ -150,7 +166,8 @@ std::string help_text(bool color) {
 std::string help_text(const Verb& verb, bool color) {
     auto text = fmt::format("usage: {}\n\n{}\n", usage_of(verb), verb.help);
     if (auto target = about_target(verb); !target.empty()) text += target;
-    auto options = verb.target == Target::command ? run_options(color) : other_options(verb, color);
+    auto options =
+        verb.target == Target::command ? run_options(color, false) : other_options(verb, color);
     if (!options.empty()) text += "\n" + options;
     return text;
 }

@@ -9,7 +9,8 @@
 
 namespace drover::cli {
 
-enum class Target { none, command, cluster, cluster_or_worker, worker };
+// reload: a cluster, options, and a command.
+enum class Target { none, command, cluster, cluster_or_worker, worker, reload };
 
 struct Verb {
     std::string_view name;

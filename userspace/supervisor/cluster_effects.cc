@@ -9,8 +9,7 @@
 
 #include <cerrno>
 #include <csignal>
-#include <fstream>
-#include <sstream>
+#include <memory>
 
 #include "base/log.h"
 #include "base/sys.h"
@@ -46,22 +45,6 @@ ListeningData listening_data(const steer::Endpoint& at) {
     return {"tcp", at.address(), at.port()};
 }
 
-Result<std::vector<std::string>> read_env_files(const std::vector<std::string>& paths) {
-    std::vector<std::string> all;
-    for (const std::string& path : paths) {
-        std::ifstream file(path);
-        if (!file)
-            return fail("usage",
-                        fmt::format("cannot read --env-file {}: {}", path, std::strerror(errno)));
-        std::stringstream content;
-        content << file.rdbuf();
-        auto parsed = parse_env_file(content.str());
-        if (!parsed) return wrap(parsed.error(), path);
-        all.insert(all.end(), parsed->begin(), parsed->end());
-    }
-    return all;
-}
-
 // Room for the fds of 256 workers: raises the soft limit of open files to the hard one. Returns the
 // former soft limit, which is the workers'.
 uint64_t raise_fd_limit() {
@@ -86,12 +69,9 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
     auto identity = worker::find_identity(config.user, config.group);
     if (!identity) return tl::unexpected(identity.error());
     self->identity_ = std::move(*identity);
-    auto environment = read_env_files(config.env_files);
-    if (!environment) return tl::unexpected(environment.error());
-    self->file_environment_ = std::move(*environment);
 
     if (config.policy == Policy::shared && config.listen.empty() && config.ipc != Ipc::node) {
-        auto request = self->request_for(0, 0, 0, 0);
+        auto request = self->request_for({0, 0, 0, 0, std::make_shared<const Config>(config)});
         if (!request) return tl::unexpected(request.error());
         if (!worker::is_node(*request))
             return fail("usage",
@@ -157,16 +137,11 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
     self->sockets_ = std::make_unique<SharedSockets>(std::move(makers));
     self->channels_ = std::make_unique<Channels>(loop, *self->sockets_);
     if (common) self->channels_->tell_tcp();
-    if (auto opened = self->open_notify_socket(); !opened) {
-        self->steering_->close();
-        (void)self->cluster_.remove();
-        return tl::unexpected(opened.error());
-    }
     return self;
 }
 
 Result<void> ClusterEffects::open_notify_socket() {
-    if (config_.ready != Ready::notify && config_.watchdog.count() == 0) return {};
+    if (notify_) return {};
     auto address = worker::NotifySocket::make_address(config_.name);
     if (!address) return tl::unexpected(address.error());
     // ".../drover/web/w7" or a cgroup below it; what stands before differs with the namespace.
@@ -328,13 +303,17 @@ void ClusterEffects::kill(WorkerId id) {
     if (found != processes_.end()) found->second.cgroup.kill();
 }
 
+void ClusterEffects::last_lines(WorkerId id, LastLines tell) {
+    output_->last_lines(id, std::move(tell));
+}
+
 void ClusterEffects::release(WorkerId id) {
     auto found = processes_.find(id);
     if (found == processes_.end() || found->second.leaving) return;
     found->second.leaving = true;
     leaving_++;
     // What its main process left running gets the same signal, and time to act on it.
-    for (int pid : found->second.cgroup.pids()) ::kill(pid, config_.stop_signal);
+    for (int pid : found->second.cgroup.pids()) ::kill(pid, found->second.config->stop_signal);
     // Not at once: the supervisor is in the middle of a transition.
     found->second.on_empty = loop_.soon([this, id] { look_whether_empty(id); });
 }
@@ -345,7 +324,7 @@ void ClusterEffects::look_whether_empty(WorkerId id) {
     Process& process = found->second;
     bool gone = !process.cgroup.is_populated() && process.cgroup.remove().has_value();
     if (!gone) {
-        if (++process.looks * kEmptyLook > config_.stop_timeout) process.cgroup.kill();
+        if (++process.looks * kEmptyLook > process.config->stop_timeout) process.cgroup.kill();
         process.on_empty = loop_.after(kEmptyLook, [this, id] { look_whether_empty(id); });
         return;
     }

@@ -49,7 +49,7 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     // `done` is called at the end.
     void close(std::function<void()> done);
 
-    Result<Spawned> spawn(WorkerId id, int instance, int generation, int workers) override;
+    Result<Spawned> spawn(const SpawnOrder& order) override;
     void activate(WorkerId id) override;
     void deactivate(WorkerId id) override;
     bool is_drained(WorkerId id) override;
@@ -60,6 +60,7 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     void rescue(WorkerId id) override;
     void set_weight(WorkerId id, int weight) override;
     void kill(WorkerId id) override;
+    void last_lines(WorkerId id, LastLines tell) override;
     void release(WorkerId id) override;
     [[nodiscard]] bool all_released() const override { return leaving_ == 0; }
     void refuse_connections() override;
@@ -77,6 +78,7 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
         int pid = 0;
         Fd pidfd;
         Fd exec_status;
+        std::shared_ptr<const Config> config;
         worker::SpawnRequest request;
         Cgroup cgroup;
         bool leaving = false;
@@ -92,10 +94,9 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     // The sockets of --listen: `kept` has them until the worker has its own copies.
     Result<void> add_listen_sockets(WorkerId id, worker::SpawnRequest& request,
                                     std::vector<Fd>& kept);
-    Result<void> open_notify_socket();
+    Result<void> open_notify_socket();  // where there is none yet
     void remove_cgroups(int looks, const std::function<void()>& done);
-    Result<worker::SpawnRequest> request_for(WorkerId id, int instance, int generation,
-                                             int workers);
+    Result<worker::SpawnRequest> request_for(const SpawnOrder& order);
     // The policy `shared`: one socket for all workers.
     [[nodiscard]] bool is_common() const { return config_.policy == Policy::shared; }
     void on_exec_status(WorkerId id);
@@ -118,14 +119,13 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     void on_recovered(uint32_t worker) override;
     void on_trouble(const std::string& text) override;
 
-    Config config_;
+    Config config_;  // of the cluster as a whole; a worker has its own, which a reload may change
     Paths paths_;
     EventLoop& loop_;
     WorkerObserver* observer_ = nullptr;
     std::optional<worker::Identity> identity_;
-    bool enter_late_ = false;                    // see sys::CgroupEntry
-    uint64_t soft_nofile_ = 0;                   // the master's own soft limit before it raised it
-    std::vector<std::string> file_environment_;  // of --env-file
+    bool enter_late_ = false;   // see sys::CgroupEntry
+    uint64_t soft_nofile_ = 0;  // the master's own soft limit before it raised it
     Cgroup cluster_;
     Cgroup logger_cgroup_;
     std::unique_ptr<steer::Steering> steering_;

@@ -11,9 +11,24 @@
 
 namespace drover::supervisor {
 
+namespace {
+
+// --env wins over a file.
+std::vector<std::string> given_environment(const Config& config) {
+    std::vector<std::string> all = config.file_env;
+    all.insert(all.end(), config.env.begin(), config.env.end());
+    return all;
+}
+
+// Whether it is told where to report to (sd_notify).
+bool is_notified(const Config& config) {
+    return config.ready == Ready::notify || config.watchdog.count() > 0;
+}
+
+}  // namespace
+
 worker::SpawnRequest ClusterEffects::helper_request() const {
-    std::vector<std::string> extra = file_environment_;
-    extra.insert(extra.end(), config_.env.begin(), config_.env.end());
+    auto extra = given_environment(config_);
     extra.push_back(fmt::format("DROVER_NAME={}", config_.name));
     worker::SpawnRequest request;
     request.environment = worker::worker_environment(worker::own_environment(), identity_, extra);
@@ -23,31 +38,31 @@ worker::SpawnRequest ClusterEffects::helper_request() const {
     return request;
 }
 
-Result<worker::SpawnRequest> ClusterEffects::request_for(WorkerId id, int instance, int generation,
-                                                         int workers) {
-    std::vector<std::string> extra = file_environment_;
-    extra.insert(extra.end(), config_.env.begin(), config_.env.end());
-    extra.push_back(fmt::format("DROVER_NAME={}", config_.name));
-    extra.push_back(fmt::format("DROVER_WORKER_ID={}", id));
-    extra.push_back(fmt::format("DROVER_INSTANCE={}", instance));
-    extra.push_back(fmt::format("DROVER_WORKERS={}", workers));
-    extra.push_back(fmt::format("DROVER_GENERATION={}", generation));
-    extra.push_back(fmt::format("NODE_APP_INSTANCE={}", instance));
-
-    if (notify_) extra.push_back(fmt::format("NOTIFY_SOCKET={}", notify_->address()));
-
-    if (config_.watchdog.count() > 0)
+Result<worker::SpawnRequest> ClusterEffects::request_for(const SpawnOrder& order) {
+    const Config& config = *order.config;
+    auto extra = given_environment(config);
+    extra.push_back(fmt::format("DROVER_NAME={}", config.name));
+    extra.push_back(fmt::format("DROVER_WORKER_ID={}", order.id));
+    extra.push_back(fmt::format("DROVER_INSTANCE={}", order.instance));
+    extra.push_back(fmt::format("DROVER_WORKERS={}", order.workers));
+    extra.push_back(fmt::format("DROVER_GENERATION={}", order.generation));
+    extra.push_back(fmt::format("NODE_APP_INSTANCE={}", order.instance));
+    if (is_notified(config)) {
+        if (auto opened = open_notify_socket(); !opened) return tl::unexpected(opened.error());
+        extra.push_back(fmt::format("NOTIFY_SOCKET={}", notify_->address()));
+    }
+    if (config.watchdog.count() > 0)
         extra.push_back(fmt::format(
             "WATCHDOG_USEC={}",
-            std::chrono::duration_cast<std::chrono::microseconds>(config_.watchdog).count()));
+            std::chrono::duration_cast<std::chrono::microseconds>(config.watchdog).count()));
 
     worker::SpawnRequest request;
-    request.command = config_.command;
+    request.command = config.command;
     request.environment = worker::worker_environment(worker::own_environment(), identity_, extra);
-    request.cwd = config_.cwd;
+    request.cwd = config.cwd;
     request.identity = identity_;
-    request.umask = config_.umask;
-    request.nofile = config_.nofile;
+    request.umask = config.umask;
+    request.nofile = config.nofile;
     request.soft_nofile = soft_nofile_;
     return request;
 }
@@ -79,8 +94,10 @@ Result<void> ClusterEffects::add_listen_sockets(WorkerId id, worker::SpawnReques
     return {};
 }
 
-Result<Spawned> ClusterEffects::spawn(WorkerId id, int instance, int generation, int workers) {
+Result<Spawned> ClusterEffects::spawn(const SpawnOrder& order) {
+    WorkerId id = order.id;
     Process& process = processes_[id];
+    process.config = order.config;
     auto undo = [this, id](Error error) {
         steering_->remove_worker(static_cast<uint32_t>(id));
         output_->remove_worker(id);
@@ -90,27 +107,27 @@ Result<Spawned> ClusterEffects::spawn(WorkerId id, int instance, int generation,
         processes_.erase(id);
         return tl::unexpected<Error>(std::move(error));
     };
-    auto request = request_for(id, instance, generation, workers);
+    auto request = request_for(order);
     if (!request) return undo(request.error());
     auto cgroup = Cgroup::create_anew(fmt::format("{}/w{}", cluster_.path(), id));
     if (!cgroup) return undo(cgroup.error());
     process.cgroup = std::move(*cgroup);
-    auto slot = steering_->add_worker(static_cast<uint32_t>(id), instance, process.cgroup);
+    auto slot = steering_->add_worker(static_cast<uint32_t>(id), order.instance, process.cgroup);
     if (!slot) return undo(slot.error());
     std::vector<Fd> sockets;
     if (auto added = add_listen_sockets(id, *request, sockets); !added) return undo(added.error());
-    Ipc kind = config_.ipc;
+    Ipc kind = order.config->ipc;
     // With passed sockets a Node program listens on an fd; as a cluster worker it would ask its
     // primary for that fd, whose files are not the worker's.
     if (kind == Ipc::automatic)
         kind = config_.listen.empty() && worker::is_node(*request) ? Ipc::node : Ipc::pipe;
     int first = worker::kFirstListenFd + static_cast<int>(sockets.size());
-    auto channel = channels_->open(id, kind, instance, workers, first);
+    auto channel = channels_->open(id, kind, order.instance, order.workers, first);
     if (!channel) return undo(channel.error());
     request->fds.insert(request->fds.end(), channel->fds.begin(), channel->fds.end());
     request->environment.insert(request->environment.end(), channel->environment.begin(),
                                 channel->environment.end());
-    auto pipes = output_->add_worker(id, instance);
+    auto pipes = output_->add_worker(id, order.instance);
     if (!pipes) return undo(pipes.error());
     process.is_node = kind == Ipc::node;
     request->cgroup = {process.cgroup.fd(), enter_late_};

@@ -11,7 +11,9 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -159,6 +161,17 @@ Result<Duration> parse_positive_duration(const std::string& text) {
     return duration;
 }
 
+Result<uint64_t> parse_positive_size(const std::string& text) {
+    auto size = parse_size(text);
+    if (size && *size == 0) return fail("usage", "the size must not be 0");
+    return size;
+}
+
+Result<uint64_t> parse_count(const std::string& text) {
+    constexpr uint64_t kMost = 1'000'000'000'000;
+    return parse_number(text, 1, kMost);
+}
+
 // "never" is 0.
 Result<Duration> parse_duration_or_never(const std::string& text) {
     if (text == "never") return Duration(0);
@@ -213,27 +226,28 @@ std::string own_cgroup() {
 }  // namespace
 
 const std::vector<Option>& option_table() {
-    // name, letter, argument, initial, help, repeatable, set
+    constexpr std::string_view kWhole = "it is the whole cluster's; stop it and start it anew";
+    // name, letter, argument, initial, help, repeatable, set, fixed
     static const std::vector<Option> table = {
         {"name", 0, "NAME", "", "name of the cluster; by default from the command", false,
-         into(&Config::name, parse_cluster_name)},
+         into(&Config::name, parse_cluster_name), kWhole},
         {"workers", 'n', "N", "auto", "how many workers, 1 to 256; auto: the usable CPUs", false,
-         into(&Config::workers, parse_workers)},
+         into(&Config::workers, parse_workers), "use drover scale"},
         {"port", 0, "[ADDR:]PORT", "", "share only this port; an [IPv6] stands in brackets", true,
-         append(&Config::ports, parse_port)},
+         append(&Config::ports, parse_port), kWhole},
         {"listen", 0, "tcp://ADDR:PORT", "", "make the sockets and pass them on (LISTEN_FDS)", true,
-         append(&Config::listen, parse_listen)},
+         append(&Config::listen, parse_listen), kWhole},
         {"policy", 0, "POLICY", "least-busy",
          "least-conn, round-robin, hash, source, shared, FILE.o", false,
-         into(&Config::policy, parse_policy)},
+         into(&Config::policy, parse_policy), "use drover policy"},
         {"source-prefix", 0, "V4[/V6]", "32/64", "bits of a client's address that source goes by",
-         false, into(&Config::source_prefix, parse_source_prefix)},
+         false, into(&Config::source_prefix, parse_source_prefix), kWhole},
         {"slow-start", 0, "DURATION", "", "time in which a new worker comes to its full share",
-         false, into(&Config::slow_start, parse_duration)},
+         false, into(&Config::slow_start, parse_duration), kWhole},
         {"user", 0, "USER", "", "run the workers as this user, a name or number", false,
-         into(&Config::user, parse_text)},
+         into(&Config::user, parse_text), kWhole},
         {"group", 0, "GROUP", "", "run the workers in this group; by default the user's", false,
-         into(&Config::group, parse_text)},
+         into(&Config::group, parse_text), kWhole},
         {"cwd", 0, "FOLDER", "", "working directory of the workers", false,
          into(&Config::cwd, parse_text)},
         {"env", 0, "NAME=VALUE", "", "set an environment variable of the workers", true,
@@ -245,7 +259,7 @@ const std::vector<Option>& option_table() {
         {"nofile", 0, "N", "", "limit of open files per worker", false,
          into(&Config::nofile, parse_nofile)},
         {"backlog", 0, "N", "", "connections that may wait while no worker is ready", false,
-         into(&Config::backlog, parse_backlog)},
+         into(&Config::backlog, parse_backlog), kWhole},
         {"ipc", 0, "KIND", "auto", "message channel: pipe, node, none; auto: node for node", false,
          into(&Config::ipc, parse_ipc)},
         {"ready", 0, "WHEN", "listening", "listening, exec, notify, message, tcp or http:/PATH",
@@ -261,28 +275,54 @@ const std::vector<Option>& option_table() {
         {"stop-signal", 0, "SIGNAL", "TERM", "signal that ends a drained worker", false,
          into(&Config::stop_signal, parse_signal)},
         {"stall-after", 0, "DURATION", "500ms", "move away a queue that stands still; or never",
-         false, into(&Config::stall_after, parse_duration_or_never)},
+         false, into(&Config::stall_after, parse_duration_or_never), kWhole},
         {"stall-kill", 0, "DURATION", "never", "replace a worker that hangs for so long", false,
          into(&Config::stall_kill, parse_duration_or_never)},
         {"watchdog", 0, "DURATION", "",
          "replace a worker that gave no sign (sd_notify) for that long", false,
          into(&Config::watchdog, parse_positive_duration)},
         {"controller", 0, "COMMAND", "", "a program that gets events and gives requests", false,
-         into(&Config::controller, parse_text)},
+         into(&Config::controller, parse_text), kWhole},
+        {"max-lifetime", 0, "DURATION", "", "replace a worker that has run for so long", false,
+         into(&Config::max_lifetime, parse_positive_duration)},
+        {"max-memory", 0, "SIZE", "", "replace a worker that uses more memory, such as 512M", false,
+         into(&Config::max_memory, parse_positive_size)},
+        {"max-connections", 0, "N", "", "replace a worker that has taken so many connections",
+         false, into(&Config::max_connections, parse_count)},
         {"stop-timeout", 0, "DURATION", "10s", "time from that signal to the kill", false,
          into(&Config::stop_timeout, parse_duration)},
     };
     return table;
 }
 
+const Option* find_option(std::string_view name) {
+    for (const auto& option : option_table())
+        if (option.name == name) return &option;
+    return nullptr;
+}
+
 Result<void> set_option(Config& config, std::string_view name, const std::string& value) {
-    for (const auto& option : option_table()) {
-        if (option.name != name) continue;
-        auto set = option.set(config, value);
-        if (!set) return wrap(set.error(), fmt::format("--{}", name));
-        return {};
+    const Option* option = find_option(name);
+    if (option == nullptr) return fail("usage", fmt::format("unknown option --{}", name));
+    auto set = option->set(config, value);
+    if (!set) return wrap(set.error(), fmt::format("--{}", name));
+    return {};
+}
+
+Result<void> read_env_files(Config& config) {
+    config.file_env.clear();
+    for (const std::string& path : config.env_files) {
+        std::ifstream file(path);
+        if (!file)
+            return fail("usage",
+                        fmt::format("cannot read --env-file {}: {}", path, std::strerror(errno)));
+        std::stringstream content;
+        content << file.rdbuf();
+        auto parsed = parse_env_file(content.str());
+        if (!parsed) return wrap(parsed.error(), path);
+        config.file_env.insert(config.file_env.end(), parsed->begin(), parsed->end());
     }
-    return fail("usage", fmt::format("unknown option --{}", name));
+    return {};
 }
 
 Result<Config> complete(Config config) {

@@ -61,6 +61,15 @@ struct SourcePrefix {
     bool operator==(const SourcePrefix&) const = default;
 };
 
+// A number of instances, or a percentage of them.
+struct Share {
+    int number = 0;
+    bool is_percent = false;
+    bool operator==(const Share&) const = default;
+};
+// Of so many instances: rounded up, at least 1, at most all.
+int count_of(Share share, int instances);
+
 struct Config {
     std::string name;            // empty: derived from the command
     std::optional<int> workers;  // nothing: auto
@@ -73,6 +82,7 @@ struct Config {
     std::string cwd;
     std::vector<std::string> env;  // NAME=VALUE
     std::vector<std::string> env_files;
+    std::vector<std::string> file_env;  // what is in these, by read_env_files()
     std::optional<mode_t> umask;
     std::optional<uint64_t> nofile;
     int backlog = 0;  // of the keepers; 0: the system's maximum
@@ -88,8 +98,12 @@ struct Config {
     Duration stop_timeout{10'000};
     Duration stall_after{500};  // 0: never
     Duration stall_kill{0};     // 0: never
-    Duration watchdog{0};    // a worker without a sign of life for that long is replaced; 0: never
-    std::string controller;  // a program that steers the cluster, for /bin/sh -c
+    Duration watchdog{0};  // a worker without a sign of life for that long is replaced; 0: never
+    // A worker that has reached one of these is replaced before it ends; 0: never.
+    Duration max_lifetime{0};
+    uint64_t max_memory = 0;  // bytes
+    uint64_t max_connections = 0;
+    std::string controller;            // a program that steers the cluster, for /bin/sh -c
     std::vector<std::string> command;  // program and arguments
     bool operator==(const Config&) const = default;
 };
@@ -102,10 +116,13 @@ struct Option {
     std::string_view help;      // one line
     bool repeatable;
     std::function<Result<void>(Config&, const std::string& value)> set;
+    std::string_view fixed = {};  // why it cannot change while the cluster runs; "": it can
 };
 
 // Every option of run and start, in the order of the help text.
 const std::vector<Option>& option_table();
+
+const Option* find_option(std::string_view name);  // nullptr where there is none
 
 // Sets one option by name; the error names the option, the value and what is allowed.
 Result<void> set_option(Config& config, std::string_view name, const std::string& value);
@@ -114,12 +131,17 @@ Result<void> set_option(Config& config, std::string_view name, const std::string
 // one option to be seen. Error code "usage".
 Result<Config> complete(Config config);
 
+// Reads the files of --env-file into `file_env`, anew. Error "usage": the file, the line, what is
+// wrong.
+Result<void> read_env_files(Config& config);
+
 // Parsers, pure. The errors say what was read and what is allowed.
 Result<Duration> parse_duration(std::string_view text);           // 500ms 10s 5m 24h
 Result<uint64_t> parse_size(std::string_view text);               // 512 10K 512M 2G, in bytes
 Result<int> parse_signal(std::string_view text);                  // TERM SIGTERM 15
 Result<Port> parse_port(std::string_view text);                   // 80, 127.0.0.1:80, [::]:80
 Result<RestartLimit> parse_restart_limit(std::string_view text);  // 5/60s
+Result<Share> parse_share(std::string_view text);                 // 2, 25%
 // A name, or the path of an object file: what has a '/' in it or ends with ".o".
 Result<PolicyChoice> parse_policy(std::string_view text);
 // NAME=VALUE lines, as in systemd's EnvironmentFile: empty lines and lines that begin with # are

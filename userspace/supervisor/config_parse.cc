@@ -223,4 +223,26 @@ Result<void> check_name(std::string_view name) {
     return {};
 }
 
+Result<Share> parse_share(std::string_view text) {
+    Share share;
+    std::string_view digits = text;
+    if (digits.ends_with('%')) {
+        share.is_percent = true;
+        digits.remove_suffix(1);
+    }
+    const char* end = digits.data() + digits.size();
+    auto [stop, error] = std::from_chars(digits.data(), end, share.number);
+    if (digits.empty() || error != std::errc() || stop != end || share.number < 1 ||
+        (share.is_percent && share.number > 100))
+        return fail("usage", fmt::format("\"{}\" is neither a number of instances nor a share of "
+                                         "them like 10%",
+                                         text));
+    return share;
+}
+
+int count_of(Share share, int instances) {
+    int count = share.is_percent ? (share.number * instances + 99) / 100 : share.number;
+    return std::clamp(count, 1, std::max(instances, 1));
+}
+
 }  // namespace drover::supervisor

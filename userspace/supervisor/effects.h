@@ -6,7 +6,9 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -19,6 +21,14 @@ namespace drover::supervisor {
 struct Spawned {
     int pid = 0;
     int slot = 0;
+};
+
+struct SpawnOrder {
+    WorkerId id = 0;
+    int instance = 0;
+    int generation = 1;
+    int workers = 1;  // how many the cluster has
+    std::shared_ptr<const Config> config;
 };
 
 struct WorkerNumbers {
@@ -51,7 +61,7 @@ class Effects {
     virtual ~Effects() = default;
 
     // Starts a worker's process. What happens to it arrives at the WorkerObserver.
-    virtual Result<Spawned> spawn(WorkerId id, int instance, int generation, int workers) = 0;
+    virtual Result<Spawned> spawn(const SpawnOrder& order) = 0;
     // New connections may go to it / go to it no longer.
     virtual void activate(WorkerId id) = 0;
     virtual void deactivate(WorkerId id) = 0;
@@ -69,6 +79,10 @@ class Effects {
     virtual void rescue(WorkerId id) = 0;
     virtual void set_weight(WorkerId id, int weight) = 0;  // its share: 1 to 100
     virtual void kill(WorkerId id) = 0;                    // all its processes
+    // The last lines that it printed, at most 20; also of one that has ended a moment ago. Called
+    // once, at once or a little later; with none where they cannot be had.
+    using LastLines = std::function<void(const std::vector<std::string>& lines)>;
+    virtual void last_lines(WorkerId id, LastLines tell) = 0;
     // Its main process has ended: ends what is left of its tree, frees its slot, cgroup and pipes.
     virtual void release(WorkerId id) = 0;
     // True when every release is complete.

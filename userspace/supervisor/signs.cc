@@ -3,6 +3,7 @@
 // Signs of life: whether a worker is ready, what it answers to probes, its watchdog, the load that
 // it reports, its word that it stops, and whether it takes the connections that wait for it.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -38,13 +39,17 @@ void Supervisor::check_ready(Worker& worker) {
     for (const Port& port : config_.ports) named.insert(port.number);
     for (const Port& port : config_.listen) named.insert(port.number);
     bool listens = listens_on_enough(ports_of(worker), named, ports_of_ready());
-    if (is_probed(config_.ready)) {
+    const Config& config = worker.config();
+    if (!listens && !worker.endpoints.empty())
+        worker.reason = fmt::format("listens on port {} and is expected on others, too",
+                                    fmt::join(ports_of(worker), ", "));
+    if (is_probed(config.ready)) {
         if (listens) probe_until_ready(worker);
         return;
     }
-    bool ready = config_.ready == Ready::listening
+    bool ready = config.ready == Ready::listening
                      ? listens
-                     : config_.ready == Ready::exec || worker.said_ready;
+                     : config.ready == Ready::exec || worker.said_ready;
     if (ready) apply(worker.id, Trigger::is_ready);
 }
 
@@ -52,7 +57,7 @@ void Supervisor::check_ready(Worker& worker) {
 void Supervisor::probe_until_ready(Worker& worker) {
     if (worker.is_probed) return;
     worker.is_probed = true;
-    effects_.probe(worker.id, config_.ready_path, kProbeTimeout);
+    effects_.probe(worker.id, worker.config().ready_path, kProbeTimeout);
 }
 
 void Supervisor::on_probed(WorkerId id, const Result<void>& result) {
@@ -74,8 +79,8 @@ void Supervisor::on_probed(WorkerId id, const Result<void>& result) {
 // From ready on, and anew with each sign.
 void Supervisor::start_watchdog(WorkerId id) {
     Worker* worker = find(id);
-    if (worker == nullptr || config_.watchdog.count() == 0) return;
-    auto patience = worker->own_watchdog.value_or(config_.watchdog);
+    if (worker == nullptr || worker->config().watchdog.count() == 0) return;
+    auto patience = worker->own_watchdog.value_or(worker->config().watchdog);
     worker->watchdog_timer = loop_.after(patience, [this, id, patience] {
         Worker* silent = find(id);
         if (silent == nullptr || silent->state != State::ready) return;
@@ -112,7 +117,7 @@ void Supervisor::on_load(WorkerId id, double value) {
 }
 
 bool Supervisor::may_serve(const Worker& worker) const {
-    return !worker.held && !worker.stalled_since;
+    return !worker.held && !worker.stalled_since && !worker.is_candidate;
 }
 
 // It gets no new connections, and those that wait for it go to the others. But the last one that
@@ -136,13 +141,14 @@ void Supervisor::on_stalled(WorkerId id, uint64_t queued) {
 }
 
 void Supervisor::start_stall_timer(Worker& worker) {
-    if (config_.stall_kill.count() == 0) return;
-    worker.stall_timer = loop_.after(config_.stall_kill, [this, id = worker.id] {
+    auto patience = worker.config().stall_kill;
+    if (patience.count() == 0) return;
+    worker.stall_timer = loop_.after(patience, [this, id = worker.id] {
         Worker* stuck = find(id);
         if (stuck == nullptr || stuck->state != State::ready) return;
         stuck->ending = ExitReason::stalled;
         stuck->fault = fmt::format("took no connection for {} ms",
-                                   (config_.stall_after + config_.stall_kill).count());
+                                   (config_.stall_after + stuck->config().stall_kill).count());
         apply(id, Trigger::hangs, stuck->fault);
         settle();
     });

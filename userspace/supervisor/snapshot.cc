@@ -16,19 +16,20 @@ Status Supervisor::status() const {
     status.pid = ::getpid();
     status.version = DROVER_VERSION;
     status.policy = name_of(config_.policy);
-    status.generation = generation_;
+    status.generation = stable_.generation;
     status.wanted = static_cast<int>(instances_.size());
     for (const auto& [id, worker] : workers_) {
         WorkerStatus out;
         out.id = id;
         out.instance = worker.instance;
         out.slot = worker.slot;
-        out.generation = worker.generation;
+        out.generation = worker.release.generation;
         out.pid = worker.pid;
         out.state = worker.state;
         if (worker.stalled_since) out.flags.emplace_back("stalled");
         if (worker.held) out.flags.emplace_back("held");
         if (!worker.reason.empty()) out.reason = worker.reason;
+        if (worker.is_candidate && worker.reason.empty()) out.reason = candidate_text(worker);
         if (!worker.status_text.empty()) out.status = worker.status_text;
         out.load = worker.load;
         out.retry_at = worker.retry_at;
@@ -45,7 +46,7 @@ Status Supervisor::status() const {
             out.cpu_ms_total = found->second.cpu_ms_total;
             out.memory_bytes = found->second.memory_bytes;
         }
-        if (worker.state == State::ready) status.ready++;
+        if (worker.state == State::ready && !worker.is_candidate) status.ready++;
         status.workers.push_back(std::move(out));
     }
     for (const GroupNumbers& group : numbers.groups) {

@@ -30,7 +30,11 @@ size_t size_of(const Event& event) {
 }  // namespace
 
 Supervisor::Supervisor(Config config, EventLoop& loop, Effects& effects, Observer& observer)
-    : config_(std::move(config)), loop_(loop), effects_(effects), observer_(observer) {}
+    : config_(std::move(config)),
+      loop_(loop),
+      effects_(effects),
+      observer_(observer),
+      stable_{1, std::make_shared<const Config>(config_)} {}
 
 Supervisor::~Supervisor() = default;
 
@@ -38,8 +42,9 @@ void Supervisor::start(std::function<void(int)> over) {
     over_ = std::move(over);
     int wanted = config_.workers.value_or(1);
     // All first: each worker is told how many there are.
-    for (int instance = 0; instance < wanted; instance++) instances_[instance] = Instance{};
+    for (int instance = 0; instance < wanted; instance++) instances_[instance].release = stable_;
     for (int instance = 0; instance < wanted; instance++) spawn(instance);
+    look_for_due();
     settle();
 }
 
@@ -47,27 +52,34 @@ void Supervisor::start(std::function<void(int)> over) {
 // -----------------------------------------------------------------------------------
 
 void Supervisor::spawn(int instance) {
+    spawn(instance, instances_.at(instance).release, /*is_candidate=*/false);
+}
+
+void Supervisor::spawn(int instance, const Release& release, bool is_candidate) {
     WorkerId id = ++last_id_;
     Worker& worker = workers_[id];
     worker.id = id;
     worker.instance = instance;
-    worker.generation = generation_;
+    worker.release = release;
+    worker.is_candidate = is_candidate;
+    worker.jitter = std::uniform_real_distribution<double>(0, 1)(random_);
     worker.started_at = system_clock::now();
     worker.spawned = steady_clock::now();
-    worker.ready_timer = loop_.after(config_.ready_timeout, [this, id] {
+    worker.ready_timer = loop_.after(worker.config().ready_timeout, [this, id] {
         if (Worker* late = find(id)) {
             late->ending = ExitReason::timeout;
             apply(id, Trigger::ready_late,
-                  fmt::format("not ready within {} ms{}", config_.ready_timeout.count(),
+                  fmt::format("not ready within {} ms{}", late->config().ready_timeout.count(),
                               late->reason.empty() ? "" : " (" + late->reason + ")"));
         }
         settle();
     });
-    auto spawned =
-        effects_.spawn(id, instance, worker.generation, static_cast<int>(instances_.size()));
+    auto spawned = effects_.spawn(
+        {id, instance, release.generation, static_cast<int>(instances_.size()), release.config});
     if (!spawned) {
         tell(EventKind::error, &worker, ErrorData{spawned.error().code, spawned.error().text});
         log::error(fmt::format("cannot start a worker: {}", spawned.error().text));
+        worker.fault = spawned.error().text;
         on_exit(id, Exit{127, std::nullopt, ExitReason::exec});
         return;
     }
@@ -103,7 +115,7 @@ void Supervisor::carry_out(WorkerId id, Action action) {
             tell(EventKind::ready, worker);
             break;
         case Action::start_ready_timer:
-            worker->ready_timer = loop_.after(config_.ready_timeout, [this, id] {
+            worker->ready_timer = loop_.after(worker->config().ready_timeout, [this, id] {
                 if (Worker* late = find(id)) late->ending = ExitReason::timeout;
                 apply(id, Trigger::ready_late, "stopped listening");
                 settle();
@@ -122,8 +134,8 @@ void Supervisor::carry_out(WorkerId id, Action action) {
             effects_.deactivate(id);
             break;
         case Action::start_drain_timer:
-            effects_.ask_to_finish(id, config_.drain_timeout);
-            worker->drain_timer = loop_.after(config_.drain_timeout, [this, id] {
+            effects_.ask_to_finish(id, worker->config().drain_timeout);
+            worker->drain_timer = loop_.after(worker->config().drain_timeout, [this, id] {
                 apply(id, Trigger::drain_late);
                 settle();
             });
@@ -133,9 +145,9 @@ void Supervisor::carry_out(WorkerId id, Action action) {
             if (worker->signalled) break;
             worker->signalled = true;
             worker->drain_timer.reset();
-            auto sent = effects_.signal(id, config_.stop_signal);
+            auto sent = effects_.signal(id, worker->config().stop_signal);
             if (!sent) on_trouble(id, {sent.error().code, sent.error().text});
-            worker->stop_timer = loop_.after(config_.stop_timeout, [this, id] {
+            worker->stop_timer = loop_.after(worker->config().stop_timeout, [this, id] {
                 apply(id, Trigger::stop_late);
                 settle();
             });
@@ -146,6 +158,7 @@ void Supervisor::carry_out(WorkerId id, Action action) {
             break;
         case Action::release:
             worker->stall_timer.reset();
+            worker->settle_timer.reset();
             worker->stalled_since.reset();
             for (Done& done : std::exchange(worker->rescues, {}))
                 done(fail("no-such-worker", fmt::format("worker {} has ended", id)));
@@ -182,7 +195,8 @@ void Supervisor::carry_out(WorkerId id, Action action) {
         case Action::tell_restart_limit: {
             const auto& failed = instance_of(*worker).history.failed_starts;
             tell(EventKind::restart_limit, worker,
-                 RestartLimitData{static_cast<int>(failed.size()), config_.max_restarts.within});
+                 RestartLimitData{static_cast<int>(failed.size()),
+                                  worker->config().max_restarts.within});
             // Where nobody is left the end of the cluster says it, once.
             if (!ports_of_ready().empty())
                 log::error(fmt::format("{}/{} is given up: {}", config_.name, worker->instance,
@@ -252,7 +266,7 @@ void Supervisor::on_listener_closed(WorkerId id, const ListeningData& at) {
     if (worker == nullptr) return;
     worker->endpoints.erase({at.addr, at.port});
     if (worker->endpoints.empty() &&
-        (config_.ready == Ready::listening || is_probed(config_.ready)))
+        (worker->config().ready == Ready::listening || is_probed(worker->config().ready)))
         apply(id, Trigger::listens_no_more, "closed its listener");
     settle();
 }
@@ -272,6 +286,10 @@ void Supervisor::on_exit(WorkerId id, const Exit& how) {
     // A worker that was ended for being late is a failed start, not a stop.
     facts.was_wanted =
         worker->ending == ExitReason::stopped && !worker->replace_after && !worker->conflict;
+    // Its replacement is on its way, or it is one that was only tried.
+    if (worker->ending == ExitReason::reload || worker->ending == ExitReason::recycle ||
+        worker->ending == ExitReason::memory || worker->is_candidate || has_candidate(*worker))
+        facts.was_wanted = true;
     facts.replace_wanted = worker->replace_after;
     facts.succeeded = how.code == 0 && worker->ending == ExitReason::crash;
     facts.exec_failed = worker->exec_failed;
@@ -280,9 +298,11 @@ void Supervisor::on_exit(WorkerId id, const Exit& how) {
     if (facts.was_ready)
         facts.since_ready = duration_cast<milliseconds>(now - *worker->ready_since);
     double jitter = std::uniform_real_distribution<double>(0, 1)(random_);
-    Judgement judgement =
-        judge(config_.restart, config_.max_restarts, facts, instance.history, now, jitter);
+    Judgement judgement = judge(worker->config().restart, worker->config().max_restarts, facts,
+                                instance.history, now, jitter);
 
+    std::optional<int> tried;
+    if (worker->is_candidate) tried = worker->instance;
     std::string how_it_ended = exit.signal ? fmt::format("killed by {}", *exit.signal)
                                            : fmt::format("exit status {}", exit.code.value_or(0));
     std::string reason = how_it_ended;
@@ -302,7 +322,7 @@ void Supervisor::on_exit(WorkerId id, const Exit& how) {
             if (!facts.exec_failed && !facts.conflict)
                 reason = fmt::format("{} failed starts within {} s, the last: {}",
                                      instance.history.failed_starts.size(),
-                                     config_.max_restarts.within.count() / 1000, reason);
+                                     worker->config().max_restarts.within.count() / 1000, reason);
             apply(id, Trigger::gone_failed, reason);
             break;
         case Verdict::stopped:
@@ -310,6 +330,7 @@ void Supervisor::on_exit(WorkerId id, const Exit& how) {
             break;
     }
     remove_if_not_wanted(id);
+    if (tried) candidate_failed(id, *tried, reason);
     settle();
 }
 
@@ -375,7 +396,10 @@ void Supervisor::settle() {
         return;
     }
     settling_ = true;
-    if (!stopping_) next_restart();
+    if (!stopping_) {
+        next_restart();
+        advance_rollout();
+    }
     std::vector<Pending> reached;
     for (size_t i = 0; i < pending_.size();) {
         if (!pending_[i].reached()) {
@@ -427,7 +451,7 @@ void Supervisor::tell(EventKind kind, const Worker* worker, EventData data) {
     event.kind = kind;
     if (worker != nullptr)
         event.worker = WorkerRef{worker->id, worker->instance, worker->slot.value_or(0),
-                                 worker->pid.value_or(0), worker->generation};
+                                 worker->pid.value_or(0), worker->release.generation};
     event.data = std::move(data);
     recent_.push_back(event);
     recent_bytes_ += size_of(event);
@@ -449,11 +473,12 @@ Supervisor::Instance& Supervisor::instance_of(const Worker& worker) {
     return found == instances_.end() ? scaled_away_ : found->second;
 }
 
-// The instance's worker: the newest, where an old one is still on its way out.
+// The instance's worker: the newest, where an old one is still on its way out; not one that is only
+// tried.
 Supervisor::Worker* Supervisor::current(int instance) {
     Worker* newest = nullptr;
     for (auto& [id, worker] : workers_)
-        if (worker.instance == instance) newest = &worker;
+        if (worker.instance == instance && !worker.is_candidate) newest = &worker;
     return newest;
 }
 

@@ -24,6 +24,7 @@
 #include "supervisor/effects.h"
 #include "supervisor/lifecycle.h"
 #include "supervisor/restart.h"
+#include "supervisor/rollout.h"
 #include "supervisor/types.h"
 
 namespace drover::supervisor {
@@ -63,6 +64,13 @@ class Supervisor : public WorkerObserver {
     // Moves what waits for the worker to the others. Errors: as Steering::rescue.
     void rescue(WorkerId worker, Done done);
     void signal(std::optional<WorkerId> worker, int number, Done done);
+    // Replaces each instance's worker by one of the changed configuration: the new one first, and
+    // when it is well the old one is drained. Done when all are replaced; with a canary, when its
+    // instances are. Errors: usage, bad-state, reload-failed (then the workers that have not been
+    // replaced serve on, and the text has the reason and the new one's last lines).
+    void reload(const ReloadRequest& request, Done done);
+    void promote(Done done);    // the canary's release to the other instances too
+    void roll_back(Done done);  // back to the release before the canary, or before the last reload
     void policy(const PolicyChoice& policy, Done done);
     // A message of the master's to one worker or to all, JSON text. All get it or an error says who
     // did not.
@@ -93,10 +101,20 @@ class Supervisor : public WorkerObserver {
     void on_trouble(WorkerId id, const ErrorData& error) override;
 
   private:
+    // A configuration, and the number of the reload that brought it. Its workers are of that
+    // generation.
+    struct Release {
+        int generation = 1;
+        std::shared_ptr<const Config> config;
+    };
     struct Worker {
         WorkerId id = 0;
         int instance = 0;
-        int generation = 1;
+        Release release;
+        // A replacement that gets no connections yet: its instance has another worker until this
+        // one has shown that it is well (rollouts.cc).
+        bool is_candidate = false;
+        double jitter = 0;  // see WorkerAge
         State state = State::starting;
         std::optional<int> pid;
         std::optional<int> slot;
@@ -124,13 +142,30 @@ class Supervisor : public WorkerObserver {
         std::optional<WallTime> retry_at;
         std::chrono::milliseconds retry_delay{};
         EventLoop::Source ready_timer, drain_timer, stop_timer, retry_timer, probe_timer,
-            watchdog_timer, stall_timer;
+            watchdog_timer, stall_timer, settle_timer;
+
+        [[nodiscard]] const Config& config() const { return *release.config; }
     };
     struct Instance {
+        Release release;  // what its next worker is started with
         RestartHistory history;
         uint64_t restarts_total = 0;
         int weight = 1;
         std::optional<Exit> last_exit;
+    };
+    // A rollout that is under way.
+    enum class Goal { reload, canary, promote, roll_back, recycle };
+    struct Running {
+        Goal goal{};
+        Rollout plan;
+        std::optional<Release> to;  // nothing: what each instance has
+        ExitReason reason{};        // of the workers that are replaced
+        std::string why;            // likewise, a sentence
+        Done done;
+        bool is_settled = false;  // its first worker has shown that the release is well
+        std::optional<std::string> failure = {};
+        std::vector<std::string> last_lines = {};  // of the candidate that failed
+        bool has_failed = false;                   // and its other candidates have been ended
     };
     struct Pending {
         std::function<bool()> reached;
@@ -140,7 +175,8 @@ class Supervisor : public WorkerObserver {
     // Applies the table to the worker and carries out what it says.
     void apply(WorkerId id, Trigger trigger, const std::string& reason = "");
     void carry_out(WorkerId id, Action action);
-    void spawn(int instance);
+    void spawn(int instance);  // of the instance's release
+    void spawn(int instance, const Release& release, bool is_candidate);
     void check_ready(Worker& worker);
     void probe_until_ready(Worker& worker);
     void start_watchdog(WorkerId id);
@@ -151,6 +187,30 @@ class Supervisor : public WorkerObserver {
     void start_drain_watch();
     void check_drained();
     void next_restart();
+
+    // Rollouts: rollouts.cc.
+    void start_rollout(Running&& running);
+    void advance_rollout();
+    void start_candidate(int instance);
+    void settle_candidate(Worker& candidate);
+    void take_over(Worker& candidate);
+    void candidate_failed(WorkerId id, int instance, const std::string& reason);
+    void fail_rollout(const std::vector<std::string>& last_lines);
+    void end_rollout();
+    void finish_rollout(Running&& over);
+    void drop_rollouts();
+    void add_to_rollout(int instance);
+    void drop_from_rollout(int instance);
+    void look_for_due();
+    void recycle_due();
+    void tell_reload(const Running& running, ReloadPhase phase, const Worker* worker = nullptr,
+                     const std::string& error = "");
+    [[nodiscard]] std::vector<int> instances_not_of(int generation) const;
+    [[nodiscard]] Result<void> may_roll_out() const;
+    [[nodiscard]] Result<void> busy() const;
+    [[nodiscard]] std::string failure_text(const Running& failed) const;
+    [[nodiscard]] bool has_candidate(const Worker& worker) const;
+    [[nodiscard]] std::string candidate_text(const Worker& candidate) const;
     void when(std::function<bool()> reached, Done done);
     void settle();  // after each change: pending verbs, the end of the cluster
     void finish_if_over();
@@ -178,7 +238,14 @@ class Supervisor : public WorkerObserver {
     std::vector<Pending> pending_;
     uint64_t last_seq_ = 0;
     WorkerId last_id_ = 0;
-    int generation_ = 1;
+    Release stable_;                 // what is served, but for what a rollout has replaced already
+    std::optional<Release> trial_;   // a canary, or what is left of a reload that failed
+    bool is_canary_ = false;         // the trial is one
+    std::optional<Release> former_;  // what was served before the last reload: for a rollback
+    int last_generation_ = 1;
+    std::optional<Running> rollout_;
+    std::optional<Running> next_rollout_;  // waits until a recycle is over
+    EventLoop::Source on_due_;
     bool stopping_ = false;
     bool finished_ = false;
     bool settling_ = false;

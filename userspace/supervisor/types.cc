@@ -99,6 +99,26 @@ const char* name_of(ExitReason reason) {
     return kUnknown;
 }
 
+const char* name_of(ReloadPhase phase) {
+    switch (phase) {
+        case ReloadPhase::started:
+            return "started";
+        case ReloadPhase::worker:
+            return "worker";
+        case ReloadPhase::canary:
+            return "canary";
+        case ReloadPhase::promoted:
+            return "promoted";
+        case ReloadPhase::rolled_back:
+            return "rolled-back";
+        case ReloadPhase::done:
+            return "done";
+        case ReloadPhase::failed:
+            return "failed";
+    }
+    return kUnknown;
+}
+
 bool is_alive(State state) {
     return state == State::starting || state == State::online || state == State::listening ||
            state == State::ready || state == State::draining;

@@ -114,6 +114,16 @@ struct RecoveredData {
     std::chrono::milliseconds after{};  // how long it was stalled
 };
 
+enum class ReloadPhase { started, worker, canary, promoted, rolled_back, done, failed };
+const char* name_of(ReloadPhase phase);  // as in VOCABULARY: rolled_back → "rolled-back"
+
+struct ReloadData {
+    ReloadPhase phase{};
+    int done = 0;  // instances that are served by their new worker
+    int total = 0;
+    std::string error;  // of phase failed
+};
+
 struct MessageData {
     WorkerId from = 0;  // 0: the master
     worker::Address to;
@@ -122,7 +132,7 @@ struct MessageData {
 
 using EventData = std::variant<std::monostate, ListeningData, ExitData, StateData, ErrorData,
                                ConflictData, ScaledData, RestartLimitData, MessageData, StalledData,
-                               RescuedData, RecoveredData>;
+                               RescuedData, RecoveredData, ReloadData>;
 
 struct Event {
     uint64_t seq = 0;

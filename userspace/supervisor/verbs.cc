@@ -27,6 +27,7 @@ void Supervisor::stop(std::optional<WorkerId> target, Done done) {
     }
     stopping_ = true;
     restart_queue_.clear();
+    drop_rollouts();
     effects_.refuse_connections();
     std::vector<WorkerId> all;
     for (const auto& [id, worker] : workers_) all.push_back(id);
@@ -49,6 +50,7 @@ void Supervisor::stop_now() {
 
 void Supervisor::restart(std::optional<WorkerId> target, Done done) {
     if (stopping_) return done(fail("bad-state", "the cluster is stopping"));
+    if (rollout_) return done(busy());
     std::vector<int> wanted;
     if (target) {
         Worker* worker = find(*target);
@@ -114,11 +116,16 @@ void Supervisor::scale(int wanted, Done done) {
         return done(fail("bad-value", fmt::format("{} workers: 1 to 256 are possible", wanted)));
     if (stopping_) return done(fail("bad-state", "the cluster is stopping"));
     int before = static_cast<int>(instances_.size());
-    for (int instance = before; instance < wanted; instance++) instances_[instance] = Instance{};
-    for (int instance = before; instance < wanted; instance++) spawn(instance);
+    for (int instance = before; instance < wanted; instance++)
+        instances_[instance].release = stable_;
+    for (int instance = before; instance < wanted; instance++) {
+        spawn(instance);
+        add_to_rollout(instance);
+    }
     for (int instance = before - 1; instance >= wanted; instance--) {
         Worker* worker = current(instance);
         instances_.erase(instance);
+        drop_from_rollout(instance);
         if (worker != nullptr) end_worker(worker->id, ExitReason::stopped, false, "scaled down");
     }
     if (wanted != before) tell(EventKind::scaled, nullptr, ScaledData{before, wanted});
