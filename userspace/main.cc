@@ -27,6 +27,7 @@
 #include "steer/ground.h"
 #include "supervisor/cluster_effects.h"
 #include "supervisor/leftovers.h"
+#include "supervisor/saved_state.h"
 #include "supervisor/supervisor.h"
 
 namespace {
@@ -101,6 +102,16 @@ std::string working_folder() {
     return logical;
 }
 
+// What the command line wants otherwise than the master that was killed.
+void apply_changes(supervisor::Supervisor& cluster, supervisor::Changes changes) {
+    auto tell = [](const Result<void>& done) {
+        if (!done) log::error(done.error().text);
+    };
+    if (changes.policy) cluster.policy(*changes.policy, tell);
+    if (changes.workers) cluster.scale(*changes.workers, tell);
+    if (changes.release) cluster.reload_as(std::move(*changes.release), tell);
+}
+
 int run_master(supervisor::Config config, const Paths& paths) {
     if (!config.workers) config.workers = supervisor::usable_cpus();
     if (config.cwd.empty()) config.cwd = working_folder();
@@ -113,9 +124,20 @@ int run_master(supervisor::Config config, const Paths& paths) {
     // 2. One master per name, and nothing that an earlier one left running.
     auto lock = supervisor::lock_cluster(paths, config.name);
     if (!lock) return refuse(lock.error());
+    // The workers of one that was killed go on with this one.
     auto leftovers = supervisor::find_leftovers(paths, config.name);
-    if (!leftovers.pids.empty()) return refuse({"leftovers", leftovers.text(config.name), 0});
-    if (leftovers.any()) {
+    std::optional<supervisor::SavedState> saved;
+    supervisor::Changes changes;
+    if (!leftovers.pids.empty()) {
+        auto loaded = supervisor::load_state(paths, config.name);
+        if (!loaded)
+            return refuse({"leftovers", leftovers.text(config.name, loaded.error().text), 0});
+        auto found = supervisor::changes_since(*loaded, config);
+        if (!found) return refuse(found.error());
+        saved = std::move(*loaded);
+        changes = std::move(*found);
+        config = changes.before;
+    } else if (leftovers.any()) {
         auto cleaned = supervisor::clean_leftovers(paths, config.name, std::chrono::seconds(1));
         if (!cleaned) return refuse(cleaned.error());
         lock = supervisor::lock_cluster(paths, config.name);
@@ -129,9 +151,11 @@ int run_master(supervisor::Config config, const Paths& paths) {
     if (!loop) return refuse(loop.error());
 
     // 4. Steering is loaded and named ports are taken, the logger runs.
-    auto effects = supervisor::ClusterEffects::open(config, paths, *loop);
+    auto effects =
+        supervisor::ClusterEffects::open(config, paths, *loop, saved ? &*saved : nullptr);
     if (!effects) {
-        supervisor::remove_run_folder(paths, config.name);
+        // What lives on is the next one's to take over.
+        if (!saved) supervisor::remove_run_folder(paths, config.name);
         return refuse(effects.error());
     }
     if (::geteuid() == 0 && config.user.empty())
@@ -145,8 +169,8 @@ int run_master(supervisor::Config config, const Paths& paths) {
     auto server =
         admin::ControlServer::open(*loop, paths.control_socket(config.name), config.name, commands);
     if (!server) {
-        (*effects)->close([] {});
-        supervisor::remove_run_folder(paths, config.name);
+        if (!saved) (*effects)->close([] {});
+        if (!saved) supervisor::remove_run_folder(paths, config.name);
         return refuse(server.error());
     }
     audience.attach(cluster, **server);
@@ -156,8 +180,8 @@ int run_master(supervisor::Config config, const Paths& paths) {
         auto opened = open_controller(config, paths, *loop, **effects, commands, cluster);
         if (!opened) {
             server->reset();
-            (*effects)->close([] {});
-            supervisor::remove_run_folder(paths, config.name);
+            if (!saved) (*effects)->close([] {});
+            if (!saved) supervisor::remove_run_folder(paths, config.name);
             return refuse(opened.error());
         }
         controller = std::move(*opened);
@@ -184,7 +208,7 @@ int run_master(supervisor::Config config, const Paths& paths) {
 
     // 7. From here on the master never exits on an error.
     EventLoop::Source leave;
-    cluster.start([&](int status) {
+    auto on_over = [&](int status) {
         leave = loop->soon([&, status] {
             audience.detach_all();
             server->reset();  // nobody may ask for what is being taken down
@@ -194,7 +218,16 @@ int run_master(supervisor::Config config, const Paths& paths) {
             if (!controller) return close();
             controller->finish(std::chrono::seconds(1), close);
         });
-    });
+    };
+    if (saved) {
+        cluster.take_over(*saved, on_over);
+        (*effects)->find_living();
+        log::info(fmt::format("{}: took over {} workers of a master that was killed", config.name,
+                              saved->workers.size()));
+        apply_changes(cluster, std::move(changes));
+    } else {
+        cluster.start(on_over);
+    }
     int status = loop->run();
 
     // 8. Nothing is left behind.

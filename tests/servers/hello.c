@@ -9,6 +9,7 @@
 //           [--work-us N]        compute for so long in each request
 //           [--log FILE]         append one line for each request
 //           [--accept-log FILE]  count accepted and answered connections in a shared file
+//           [--exit-after-ms N]  end with status 3 so long after the start, whatever is under way
 //           [--delay-listen-ms N] [--detach] [--ignore-term] [--exit CODE] [--fail-instance N]
 //
 // Paths: /             "pid P instance I worker W"
@@ -45,6 +46,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -111,6 +113,19 @@ static void on_usr1(int number) {
     static const char line[] = "got signal USR1\n";
     (void)number;
     if (write(1, line, sizeof(line) - 1) < 0) _exit(1);
+}
+
+static void on_alarm(int number) {
+    static const char line[] = "hello: ends as it was told\n";
+    (void)number;
+    if (write(2, line, sizeof(line) - 1) < 0) _exit(1);
+    _exit(3);
+}
+
+static void exit_after(int64_t milliseconds) {
+    struct itimerval timer = {.it_value = {milliseconds / 1000, milliseconds % 1000 * 1000}};
+    signal(SIGALRM, on_alarm);
+    if (setitimer(ITIMER_REAL, &timer, NULL) != 0) die("setitimer");
 }
 
 static const char* variable(const char* name) {
@@ -434,6 +449,8 @@ static void read_options(int argc, char** argv) {
             server.work_us = atoll(value);
         } else if (strcmp(name, "--delay-listen-ms") == 0) {
             server.delay_listen_ms = atoll(value);
+        } else if (strcmp(name, "--exit-after-ms") == 0) {
+            exit_after(atoll(value));
         } else if (strcmp(name, "--exit") == 0) {
             exit(atoi(value));
         } else if (strcmp(name, "--fail-instance") == 0) {

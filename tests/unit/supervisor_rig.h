@@ -103,6 +103,7 @@ class FakeEffects : public Effects {
         return {};
     }
     Numbers numbers() override { return given_numbers; }
+    void save(SavedState state) override { saved = std::move(state); }
 
     std::set<int> living_instances() const {
         std::set<int> all;
@@ -124,6 +125,7 @@ class FakeEffects : public Effects {
     std::optional<Error> spawn_error;
     std::optional<Error> policy_error;
     Numbers given_numbers;
+    SavedState saved;  // the last one
 };
 
 // What a verb was answered.

@@ -164,16 +164,20 @@ std::string done_text(const Invocation& invocation) {
     return fmt::format("{}: policy {}", who, argument);
 }
 
-// One instance after the other: each is told as it comes.
+// Each instance's steps are told as they come.
 void print_progress(const Json& event) {
     const auto& data = event["data"];
-    if (event["event"] != "reload" || !data.is_object() || data.value("phase", "") != "worker")
-        return;
     const auto& worker = event["worker"];
-    if (!worker.is_object()) return;
-    put(fmt::format("instance {}: worker {} of generation {} has taken over, {} of {}\n",
-                    worker.value("instance", 0), worker.value("id", 0),
-                    worker.value("generation", 0), data.value("done", 0), data.value("total", 0)));
+    if (!worker.is_object() || !data.is_object()) return;
+    std::string step;
+    if (event["event"] == "fork") step = "has started; waiting until it is ready";
+    if (event["event"] == "ready") step = "is ready";
+    if (event["event"] == "reload" && data.value("phase", "") == "worker")
+        step =
+            fmt::format("has taken over, {} of {}", data.value("done", 0), data.value("total", 0));
+    if (step.empty()) return;
+    put(fmt::format("instance {}: worker {} of generation {} {}\n", worker.value("instance", 0),
+                    worker.value("id", 0), worker.value("generation", 0), step));
     std::fflush(stdout);
 }
 

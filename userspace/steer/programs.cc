@@ -15,7 +15,9 @@
 #include <atomic>
 #include <cerrno>
 #include <filesystem>
+#include <string_view>
 
+#include "base/fd.h"
 #include "base/log.h"
 #include "bpf/drover.skel.h"
 #include "steer/load_log.h"
@@ -49,6 +51,35 @@ Result<void> Programs::Impl::put_program(uint32_t place, int program) {
 
 namespace {
 
+// The name that libbpf gives the pin of a map.
+std::string pin_of(const std::string& folder, const bpf_map* map) {
+    std::string name = bpf_map__name(map);
+    std::ranges::replace(name, '.', '_');
+    return folder + "/" + name;
+}
+
+// But for the configuration, which no program changes.
+Result<void> reuse_maps(bpf_object* object, const std::string& folder) {
+    bpf_map* map = nullptr;
+    bpf_object__for_each_map(map, object) {
+        if (std::string_view(bpf_map__name(map)).find(".rodata") != std::string_view::npos)
+            continue;
+        Fd pinned(bpf_obj_get(pin_of(folder, map).c_str()));
+        if (!pinned.is_open() || bpf_map__reuse_fd(map, pinned.get()) != 0)
+            return fail_errno(errno, fmt::format("take over the BPF map {}", bpf_map__name(map)));
+    }
+    return {};
+}
+
+// Between the two there is always one program that runs.
+Result<void> replace(bpf_program* program, bpf_link*& link, const std::string& pin) {
+    link = bpf_link__open(pin.c_str());
+    if (link == nullptr || bpf_link__update_program(link, program) != 0)
+        return fail_errno(errno,
+                          fmt::format("take over the BPF program {}", bpf_program__name(program)));
+    return {};
+}
+
 Result<void> attach(bpf_program* program, bpf_link*& link, int cgroup, const std::string& pin) {
     link = bpf_program__attach_cgroup(program, cgroup);
     if (link == nullptr)
@@ -64,7 +95,7 @@ Programs::Programs(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Programs::~Programs() = default;
 
 Result<std::unique_ptr<Programs>> Programs::load(
-    const Cgroup& cluster, const std::string& pin_folder, const drover_config& config,
+    const Cgroup& cluster, const std::string& pin_folder, const drover_config& config, From from,
     std::function<void(const drover_event&)> on_event) {
     auto impl = std::make_unique<Impl>();
     impl->on_event = std::move(on_event);
@@ -82,6 +113,9 @@ Result<std::unique_ptr<Programs>> Programs::load(
             const_cast<const drover_config&>(impl->skeleton->rodata->config));
         own = config;
         own.reads_kernel = reads_kernel;
+        if (from == From::pins)
+            if (auto reused = reuse_maps(impl->skeleton->obj, pin_folder); !reused)
+                return tl::unexpected(reused.error());
         failed = -drover_bpf::load(impl->skeleton.get());
         if (!failed) break;
         if (reads_kernel) refusal = verdict_of(log.text());
@@ -113,10 +147,15 @@ Result<std::unique_ptr<Programs>> Programs::load(
                  {programs.guard_setsockopt, &links.guard_setsockopt, "link_guard_setsockopt"},
                  {programs.account, &links.account, "link_account"}};
     for (auto& hook : hooks) {
-        auto attached =
-            attach(hook.program, *hook.link, cluster.fd(), pin_folder + "/" + hook.name);
+        auto pin = pin_folder + "/" + hook.name;
+        auto attached = from == From::pins ? replace(hook.program, *hook.link, pin)
+                                           : attach(hook.program, *hook.link, cluster.fd(), pin);
         if (!attached) return tl::unexpected(attached.error());
     }
+    bpf_map* map = nullptr;
+    bpf_object__for_each_map(map, impl->skeleton->obj)
+        fs::remove(pin_of(pin_folder, map), ignored);  // pinned anew in a moment
+    fs::remove(pin_folder + "/program_steer", ignored);
     if (bpf_object__pin_maps(impl->skeleton->obj, pin_folder.c_str()) != 0)
         return fail_errno(errno, fmt::format("pin the BPF maps in {}", pin_folder));
     if (bpf_program__pin(programs.steer, (pin_folder + "/program_steer").c_str()) != 0)
@@ -130,7 +169,7 @@ Result<std::unique_ptr<Programs>> Programs::load(
     impl->events.reset(
         ring_buffer__new(bpf_map__fd(impl->skeleton->maps.events), sample, impl.get(), nullptr));
     if (!impl->events) return fail_errno(errno, "open the ring of BPF events");
-    for (uint32_t index = 0; index < DROVER_MAX_GROUPS; index++)
+    for (uint32_t index = 0; index < DROVER_MAX_GROUPS && from == From::nothing; index++)
         bpf_map_update_elem(bpf_map__fd(impl->skeleton->maps.free_groups), nullptr, &index, 0);
     auto linked =
         impl->put_program(DROVER_PROGRAM_DELIVER, bpf_program__fd(programs.deliver_chosen));
@@ -227,6 +266,21 @@ void Programs::tag_cgroup(uint64_t cgroup_id, uint32_t slot, uint32_t worker) {
 
 void Programs::untag_cgroup(uint64_t cgroup_id) {
     bpf_map_delete_elem(bpf_map__fd(impl_->skeleton->maps.cgroup_tags), &cgroup_id);
+}
+
+void Programs::untag_all_but(const std::set<uint32_t>& workers) {
+    int map = bpf_map__fd(impl_->skeleton->maps.cgroup_tags);
+    std::vector<uint64_t> others;
+    uint64_t cgroup = 0;
+    const uint64_t* previous = nullptr;
+    for (uint32_t i = 0; i < DROVER_MAX_SLOTS && !bpf_map_get_next_key(map, previous, &cgroup);
+         i++) {
+        drover_tag tag{};
+        if (bpf_map_lookup_elem(map, &cgroup, &tag) == 0 && !workers.contains(tag.worker))
+            others.push_back(cgroup);
+        previous = &cgroup;
+    }
+    for (uint64_t other : others) untag_cgroup(other);
 }
 
 void Programs::set_port(int port, uint32_t flags) {

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,13 +24,16 @@ namespace drover::steer {
 
 class Programs {
   public:
+    // Maps that a master which was killed left pinned are taken as they are, and its programs are
+    // replaced by these, without a moment between.
+    enum class From { nothing, pins };
     // Loads everything (where the kernel forbids programs to look into it, without that), attaches
     // the cgroup hooks and pins links and maps below `pin_folder`. `on_event` gets what the
     // programs report, from consume_events(). Error code "bpf" with the lines of the kernel's or
     // verifier's log that matter.
     static Result<std::unique_ptr<Programs>> load(
         const Cgroup& cluster, const std::string& pin_folder, const drover_config& config,
-        std::function<void(const drover_event&)> on_event);
+        From from, std::function<void(const drover_event&)> on_event);
     ~Programs();  // leaves the pinned links; see detach()
 
     // Memory shared with the programs.
@@ -60,6 +64,7 @@ class Programs {
 
     void tag_cgroup(uint64_t cgroup_id, uint32_t slot, uint32_t worker);
     void untag_cgroup(uint64_t cgroup_id);
+    void untag_all_but(const std::set<uint32_t>& workers);
     void set_port(int port, uint32_t flags);
     [[nodiscard]] uint32_t port_flags(int port) const;
     [[nodiscard]] std::optional<uint32_t> group_index(const Endpoint& endpoint) const;

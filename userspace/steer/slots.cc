@@ -64,6 +64,11 @@ void SlotTable::give_back(int slot) {
     free_.push_back(slot);
 }
 
+void SlotTable::keep_only(const std::set<uint32_t>& workers) {
+    for (int slot = 0; slot < static_cast<int>(DROVER_KEEPER_SLOT); slot++)
+        if (owner(slot) != 0 && !workers.contains(owner(slot))) give_back(slot);
+}
+
 void SlotTable::take_keeper_slot() {
     store<uint32_t>(memory_[DROVER_KEEPER_SLOT].worker, kKeeperWorker);
 }

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -37,6 +38,8 @@ class SlotTable {
     Result<int> take(uint32_t worker);
     // Frees it. Connections that still close later are no longer counted.
     void give_back(int slot);
+    // Frees the slots of all other workers: they ended while no master lived.
+    void keep_only(const std::set<uint32_t>& workers);
     // The keeper's slot counts under the worker id that no worker has.
     void take_keeper_slot();
 

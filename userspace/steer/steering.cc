@@ -60,10 +60,11 @@ Result<std::unique_ptr<Steering>> Steering::open(Options options, const Paths& p
     config.worker_level = *depth;
     config.named_ports_only = self->options_.ports.empty() ? 0 : 1;
     auto* raw = self.get();
-    auto programs = Programs::load(cluster, self->pin_folder_, config,
+    auto from = self->options_.take_over ? Programs::From::pins : Programs::From::nothing;
+    auto programs = Programs::load(cluster, self->pin_folder_, config, from,
                                    [raw](const drover_event& event) { raw->on_event(event); });
     if (!programs) {
-        (void)remove_pins(self->pin_folder_);
+        if (!self->options_.take_over) (void)remove_pins(self->pin_folder_);
         return tl::unexpected(programs.error());
     }
     self->programs_ = std::move(*programs);
@@ -71,17 +72,48 @@ Result<std::unique_ptr<Steering>> Steering::open(Options options, const Paths& p
                                          self->options_.source_prefix_v6);
     self->slots_ = std::make_unique<SlotTable>(self->programs_->slots());
     self->slots_->take_keeper_slot();
-    self->programs_->tag_cgroup(self->keeper_cgroup_.id(), DROVER_KEEPER_SLOT, kKeeperWorker);
     self->on_events_ =
         loop.on_io(self->programs_->events_fd(), EPOLLIN, [raw](uint32_t) { raw->serve_events(); });
-    auto opened = self->set_policy(self->options_.policy, self->options_.policy_file);
+    auto opened = self->take_living();
+    self->programs_->tag_cgroup(self->keeper_cgroup_.id(), DROVER_KEEPER_SLOT, kKeeperWorker);
+    if (opened) opened = self->set_policy(self->options_.policy, self->options_.policy_file);
     if (opened) opened = self->open_named_ports();
     if (!opened) {
-        self->close();
+        if (!self->options_.take_over) self->close();  // else the workers are to be steered on
         return tl::unexpected(opened.error());
     }
     self->schedule_reconcile();
     return self;
+}
+
+// What the maps do not say of the workers that live on. Their listeners are found by reconcile(),
+// when there is somebody to be told.
+Result<void> Steering::take_living() {
+    std::set<uint32_t> ids;
+    for (const LivingWorker& living : options_.living) {
+        auto cgroup = Cgroup::open(living.cgroup);
+        if (!cgroup) return tl::unexpected(cgroup.error());
+        ids.insert(living.worker);
+        our_cgroups_.insert(cgroup->id());
+        Member member;
+        member.slot = living.slot;
+        member.instance = living.instance;
+        member.cgroup = std::move(*cgroup);
+        member.active = living.active;
+        member.weight = living.weight;
+        members_.emplace(living.worker, std::move(member));
+    }
+    if (!options_.take_over) return {};
+    slots_->keep_only(ids);
+    programs_->untag_all_but(ids);
+    return {};
+}
+
+void Steering::find_living() {
+    reconcile();
+    // A set in which nobody is left is written, too.
+    for (const auto& [index, group] : groups_) write_set(index, group.active, group.weights);
+    options_.take_over = false;
 }
 
 // Ports that were named are ours before the first worker starts; those named with an address also
@@ -283,7 +315,8 @@ void Steering::on_event(const drover_event& event) {
 
 // True when the port is the cluster's. A conflict is told once, for the worker that met it.
 bool Steering::own_port(uint32_t worker, const Endpoint& endpoint) {
-    if (programs_->port_flags(endpoint.port()) & DROVER_PORT_OWNED) return true;
+    // Not by the flag: a dead master has left it there.
+    if (ownership_.owns(endpoint.port())) return true;
     auto claimed = ownership_.claim(endpoint, [this](uint64_t cgroup) { return is_ours(cgroup); });
     if (!claimed) {
         observer_.on_conflict(worker, claimed.error());
@@ -367,8 +400,11 @@ Result<void> Steering::set_up_group(uint32_t index, const Endpoint& endpoint, bo
     Group group;
     group.endpoint = endpoint;
     group.v6only = v6only;
-    write_active_set(programs_->groups()[index], {}, {});
-    programs_->groups()[index].turn = 0;
+    // The set of a group that is taken over is in force until it is written anew.
+    if (!options_.take_over) {
+        write_active_set(programs_->groups()[index], {}, {});
+        programs_->groups()[index].turn = 0;
+    }
     auto keeper = make_socket(
         {endpoint, v6only, uid, keeper_backlog(), {keeper_cgroup_.fd(), options_.enter_late}});
     if (!keeper)

@@ -58,6 +58,16 @@ struct NamedPort {
     std::string address;  // empty: any
 };
 
+// A worker of a master that was killed. Its slot, counts and listeners are in the maps.
+struct LivingWorker {
+    uint32_t worker = 0;
+    int slot = 0;
+    int instance = 0;
+    std::string cgroup;  // path
+    bool active = false;
+    uint32_t weight = 1;
+};
+
 struct Options {
     std::string cluster;
     drover_policy policy = DROVER_POLICY_LEAST_BUSY;
@@ -70,6 +80,9 @@ struct Options {
     uid_t uid = 0;            // of the workers, for keepers made before the first listens
     int backlog = 0;          // of keepers; 0: as much as the system allows
     bool enter_late = false;  // see sys::CgroupEntry
+    // Goes on with what a dead master left in the kernel, and with these; else begins anew.
+    bool take_over = false;
+    std::vector<LivingWorker> living;
 };
 
 struct WorkerCounts {
@@ -158,6 +171,9 @@ class Steering {
     [[nodiscard]] std::vector<GroupState> groups() const;
     [[nodiscard]] Totals totals() const;
 
+    // With Options::take_over: finds the listeners of the workers that live on, and tells of them.
+    void find_living();
+
     // Compares with the kernel's truth; called by itself every few seconds.
     void reconcile();
 
@@ -216,6 +232,7 @@ class Steering {
 
     Steering(Options options, EventLoop& loop, Observer& observer, const Paths& paths);
 
+    Result<void> take_living();
     Result<void> open_named_ports();
     [[nodiscard]] bool is_ours(uint64_t cgroup_id) const;
     void on_event(const drover_event& event);

@@ -33,6 +33,19 @@ Result<Channels::Inheritance> Channels::open(WorkerId id, Ipc kind, int instance
     return inheritance;
 }
 
+Result<void> Channels::adopt(WorkerId id, bool is_node, Fd&& read_end, Fd&& write_end) {
+    Open& open = channels_[id];
+    if (is_node) {
+        open.node = worker::NodeChannel::adopt(loop_, id, *this, std::move(read_end));
+        return {};
+    }
+    auto channel =
+        worker::LineChannel::adopt(loop_, id, *this, std::move(read_end), std::move(write_end));
+    if (!channel) return tl::unexpected(channel.error());
+    open.line = std::move(*channel);
+    return {};
+}
+
 void Channels::started(WorkerId id) {
     auto found = channels_.find(id);
     if (found == channels_.end()) return;

@@ -40,6 +40,9 @@ class Channels : private worker::ChannelObserver {
     // A channel for a worker that is about to start. `kind` is not automatic. Its fds get the
     // numbers from `first_number` on.
     Result<Inheritance> open(WorkerId id, Ipc kind, int instance, int workers, int first_number);
+    // The channel of a worker that lives on: `read_end` and `write_end` are the master's; with a
+    // Node worker `read_end` is both.
+    Result<void> adopt(WorkerId id, bool is_node, Fd&& read_end, Fd&& write_end);
     // It runs: its ends are its own now.
     void started(WorkerId id);
     // It has ended: what it still left to be read is told first.

@@ -45,6 +45,19 @@ ListeningData listening_data(const steer::Endpoint& at) {
     return {"tcp", at.address(), at.port()};
 }
 
+std::vector<steer::LivingWorker> living_of(const SavedState& saved, const std::string& cluster) {
+    std::map<int, int> weights;
+    for (const SavedInstance& instance : saved.instances)
+        weights[instance.instance] = instance.weight;
+    std::vector<steer::LivingWorker> living;
+    for (const SavedWorker& worker : saved.workers)
+        living.push_back({static_cast<uint32_t>(worker.id), worker.slot, worker.instance,
+                          fmt::format("{}/w{}", cluster, worker.id),
+                          worker.is_ready && !worker.is_held && !worker.is_leaving,
+                          static_cast<uint32_t>(std::max(1, weights[worker.instance]))});
+    return living;
+}
+
 // Room for the fds of 256 workers: raises the soft limit of open files to the hard one. Returns the
 // former soft limit, which is the workers'.
 uint64_t raise_fd_limit() {
@@ -63,7 +76,8 @@ ClusterEffects::ClusterEffects(const Config& config, const Paths& paths, EventLo
 ClusterEffects::~ClusterEffects() = default;
 
 Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& config,
-                                                             const Paths& paths, EventLoop& loop) {
+                                                             const Paths& paths, EventLoop& loop,
+                                                             SavedState* saved) {
     std::unique_ptr<ClusterEffects> self(new ClusterEffects(config, paths, loop));
     self->soft_nofile_ = raise_fd_limit();
     auto identity = worker::find_identity(config.user, config.group);
@@ -79,10 +93,11 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
                         "give --listen tcp://ADDR:PORT too (the command is no Node program)");
     }
 
-    auto cluster = Cgroup::create_anew(paths.cgroup(config.name));
+    auto create = saved != nullptr ? Cgroup::create : Cgroup::create_anew;
+    auto cluster = create(paths.cgroup(config.name));
     if (!cluster) return tl::unexpected(cluster.error());
     self->cluster_ = std::move(*cluster);
-    auto logger = Cgroup::create_anew(self->cluster_.path() + "/logger");
+    auto logger = create(self->cluster_.path() + "/logger");
     if (!logger) return tl::unexpected(logger.error());
     self->logger_cgroup_ = std::move(*logger);
 
@@ -106,9 +121,14 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
     options.uid = self->identity_ ? self->identity_->uid : 0;
     options.backlog = config.backlog;
     options.enter_late = self->enter_late_;
+    if (saved != nullptr) {
+        self->drop_dead(*saved);
+        options.take_over = true;
+        options.living = living_of(*saved, self->cluster_.path());
+    }
     auto steering = steer::Steering::open(std::move(options), paths, self->cluster_, loop, *self);
     if (!steering) {
-        (void)self->cluster_.remove();
+        if (saved == nullptr) (void)self->cluster_.remove();
         return tl::unexpected(steering.error());
     }
     self->steering_ = std::move(*steering);
@@ -117,8 +137,9 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
         loop, config.name, sys::CgroupEntry{self->logger_cgroup_.fd(), self->enter_late_});
     auto started = self->output_->start([](const std::string& text) { log::warn(text); });
     if (!started) {
-        self->steering_->close();
-        (void)self->cluster_.remove();
+        // What lives on is left to a later master.
+        if (saved == nullptr) self->steering_->close();
+        if (saved == nullptr) (void)self->cluster_.remove();
         return tl::unexpected(started.error());
     }
     SharedSockets::Makers makers;
@@ -137,12 +158,21 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
     self->sockets_ = std::make_unique<SharedSockets>(std::move(makers));
     self->channels_ = std::make_unique<Channels>(loop, *self->sockets_);
     if (common) self->channels_->tell_tcp();
+    if (saved == nullptr) return self;
+    if (!saved->notify_address.empty())
+        if (auto opened = self->open_notify_socket(saved->notify_address); !opened)
+            log::warn(opened.error().text);
+    std::map<int, std::shared_ptr<const Config>> configs;
+    for (const auto& [generation, release] : saved->releases)
+        configs[generation] = std::make_shared<const Config>(release);
+    for (const SavedWorker& worker : saved->workers)
+        self->adopt(worker, configs.at(worker.generation));
     return self;
 }
 
-Result<void> ClusterEffects::open_notify_socket() {
+Result<void> ClusterEffects::open_notify_socket(const std::string& at) {
     if (notify_) return {};
-    auto address = worker::NotifySocket::make_address(config_.name);
+    auto address = at.empty() ? worker::NotifySocket::make_address(config_.name) : at;
     if (!address) return tl::unexpected(address.error());
     // ".../drover/web/w7" or a cgroup below it; what stands before differs with the namespace.
     std::string before = "/" + config_.name + "/w";
@@ -208,7 +238,9 @@ void ClusterEffects::on_exec_status(WorkerId id) {
 void ClusterEffects::on_end(WorkerId id) {
     auto found = processes_.find(id);
     if (found == processes_.end()) return;
-    auto ended = worker::reap(found->second.pidfd.get());
+    // Without a pidfd it had gone before it could be taken over.
+    auto ended = found->second.pidfd.is_open() ? worker::reap(found->second.pidfd.get())
+                                               : std::optional(worker::Ended{});
     if (!ended) return;
     found->second.on_end.reset();
     on_exec_status(id);

@@ -31,8 +31,11 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
   public:
     // Loads steering, starts the logger. `config` is complete; the cluster's cgroup is made by the
     // caller. Errors as Steering::open and find_identity.
+    // With a saved state: goes on with the workers in it that live (`saved` is left with these
+    // alone).
     static Result<std::unique_ptr<ClusterEffects>> open(const Config& config, const Paths& paths,
-                                                        EventLoop& loop);
+                                                        EventLoop& loop,
+                                                        SavedState* saved = nullptr);
     ~ClusterEffects() override;
 
     // Who is told what happens; set before the first spawn.
@@ -40,6 +43,9 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
         observer_ = &observer;
         channels_->set_observer(observer);
     }
+
+    // Tells the observer where the workers that were taken over listen.
+    void find_living() { steering_->find_living(); }
 
     // What another program of the user's is started with: environment, folder, identity, and how to
     // enter a cgroup.
@@ -66,6 +72,7 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     void refuse_connections() override;
     Result<void> set_policy(const PolicyChoice& policy) override;
     Numbers numbers() override;
+    void save(SavedState state) override;
 
   private:
     // A look at whether a worker answers, and its connection.
@@ -76,6 +83,9 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     };
     struct Process {
         int pid = 0;
+        uint64_t started = 0;  // see start_of_process()
+        int slot = 0;
+        int channel_fd = -1;  // the number of the first of its channel's descriptors
         Fd pidfd;
         Fd exec_status;
         std::shared_ptr<const Config> config;
@@ -94,7 +104,12 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     // The sockets of --listen: `kept` has them until the worker has its own copies.
     Result<void> add_listen_sockets(WorkerId id, worker::SpawnRequest& request,
                                     std::vector<Fd>& kept);
-    Result<void> open_notify_socket();  // where there is none yet
+    // Where there is none yet; at that address, or a new one.
+    Result<void> open_notify_socket(const std::string& at = {});
+    void drop_dead(SavedState& saved) const;
+    void adopt(const SavedWorker& saved, std::shared_ptr<const Config> config);
+    void adopt_channel(const SavedWorker& saved, const Process& process);
+    std::string saved_text_;  // as it was last written
     void remove_cgroups(int looks, const std::function<void()>& done);
     Result<worker::SpawnRequest> request_for(const SpawnOrder& order);
     // The policy `shared`: one socket for all workers.

@@ -139,6 +139,9 @@ Result<Spawned> ClusterEffects::spawn(const SpawnOrder& order) {
 
     process.request = std::move(*request);
     process.pid = spawned->pid;
+    process.started = start_of_process(spawned->pid);
+    process.slot = *slot;
+    process.channel_fd = channel->fds.empty() ? -1 : first;
     process.pidfd = std::move(spawned->pidfd);
     process.exec_status = std::move(spawned->exec_status);
     process.on_exec_status = loop_.on_io(process.exec_status.get(), EPOLLIN,

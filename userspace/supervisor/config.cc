@@ -306,6 +306,7 @@ Result<void> set_option(Config& config, std::string_view name, const std::string
     if (option == nullptr) return fail("usage", fmt::format("unknown option --{}", name));
     auto set = option->set(config, value);
     if (!set) return wrap(set.error(), fmt::format("--{}", name));
+    config.given.all.emplace_back(name, value);
     return {};
 }
 

@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -70,7 +71,15 @@ struct Share {
 // Of so many instances: rounded up, at least 1, at most all.
 int count_of(Share share, int instances);
 
+// The options as texts, in the order in which they were set: by these a configuration is written
+// down and read back. How it was said makes no difference between two configurations.
+struct GivenOptions {
+    std::vector<std::pair<std::string, std::string>> all;
+    bool operator==(const GivenOptions&) const { return true; }
+};
+
 struct Config {
+    GivenOptions given;          // by set_option()
     std::string name;            // empty: derived from the command
     std::optional<int> workers;  // nothing: auto
     std::vector<Port> ports;     // empty: every port that the workers bind

@@ -14,6 +14,7 @@
 
 #include "base/result.h"
 #include "supervisor/config.h"
+#include "supervisor/saved_state.h"
 #include "supervisor/types.h"
 
 namespace drover::supervisor {
@@ -92,6 +93,8 @@ class Effects {
     // Where it cannot be used the former one stays. Errors: "usage", "bad-policy".
     virtual Result<void> set_policy(const PolicyChoice& policy) = 0;
     virtual Numbers numbers() = 0;
+    // Writes down where the cluster is, for a later master; what is of the processes is filled in.
+    virtual void save(SavedState state) = 0;
 };
 
 class WorkerObserver {

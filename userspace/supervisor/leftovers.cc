@@ -95,13 +95,13 @@ Leftovers find_leftovers(const Paths& paths, const std::string& cluster) {
     return found;
 }
 
-std::string Leftovers::text(const std::string& cluster) const {
+std::string Leftovers::text(const std::string& cluster, const std::string& why) const {
     std::string who;
     for (int pid : pids) who += fmt::format("{}{}", who.empty() ? "" : ", ", pid);
     return fmt::format(
-        "the master of \"{}\"{} is dead, but {} of its processes serve on (pid {}): "
-        "end them with \"drover stop {}\", then run it again",
-        cluster, master_pid > 0 ? fmt::format(" (pid {})", master_pid) : "", pids.size(), who,
+        "the master of \"{}\"{} is dead, but {} of its processes serve on (pid {}), and cannot be "
+        "taken over: {}: end them with \"drover stop {}\", then run it again",
+        cluster, master_pid > 0 ? fmt::format(" (pid {})", master_pid) : "", pids.size(), who, why,
         cluster);
 }
 

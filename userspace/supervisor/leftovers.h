@@ -32,7 +32,8 @@ struct Leftovers {
     std::vector<int> pids;  // of the workers that live on
     bool pins = false;      // steering goes on
     [[nodiscard]] bool any() const { return !pids.empty() || pins; }
-    [[nodiscard]] std::string text(const std::string& cluster) const;  // a sentence
+    // A sentence, with the reason why they cannot be taken over.
+    [[nodiscard]] std::string text(const std::string& cluster, const std::string& why) const;
 };
 Leftovers find_leftovers(const Paths& paths, const std::string& cluster);
 

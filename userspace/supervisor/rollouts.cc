@@ -45,10 +45,18 @@ void Supervisor::reload(const ReloadRequest& request, Done done) {
     auto changed = changed_config(std::move(base), request);
     if (!changed) return done(tl::unexpected(changed.error()));
     if (auto read = read_env_files(*changed); !read) return done(read);
+    roll_out(std::move(*changed), request, std::move(done));
+}
 
+void Supervisor::reload_as(Config config, Done done) {
+    if (auto may = may_roll_out(); !may) return done(may);
+    roll_out(std::move(config), {}, std::move(done));
+}
+
+void Supervisor::roll_out(Config config, const ReloadRequest& request, Done done) {
     Running running{request.canary ? Goal::canary : Goal::reload,
                     Rollout({}, 1),
-                    Release{++last_generation_, std::make_shared<const Config>(*changed)},
+                    Release{++last_generation_, std::make_shared<const Config>(std::move(config))},
                     ExitReason::reload,
                     fmt::format("replaced by generation {}", last_generation_),
                     std::move(done),
@@ -69,7 +77,7 @@ void Supervisor::promote(Done done) {
                                                   config_.name)));
     start_rollout({Goal::promote, Rollout(instances_not_of(trial_->generation), 1), trial_,
                    ExitReason::reload, fmt::format("replaced by generation {}", trial_->generation),
-                   std::move(done), true});
+                   std::move(done), is_canary_});
 }
 
 void Supervisor::roll_back(Done done) {

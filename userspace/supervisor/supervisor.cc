@@ -411,6 +411,7 @@ void Supervisor::settle() {
     }
     for (auto& pending : reached) pending.done({});
     finish_if_over();
+    if (std::exchange(is_dirty_, false) && !finished_) save();
     settling_ = false;
 }
 
@@ -453,6 +454,7 @@ void Supervisor::tell(EventKind kind, const Worker* worker, EventData data) {
         event.worker = WorkerRef{worker->id, worker->instance, worker->slot.value_or(0),
                                  worker->pid.value_or(0), worker->release.generation};
     event.data = std::move(data);
+    is_dirty_ = is_dirty_ || kind != EventKind::message;
     recent_.push_back(event);
     recent_bytes_ += size_of(event);
     while (recent_.size() > kRecentEvents || (recent_bytes_ > kRecentBytes && recent_.size() > 1)) {

@@ -48,6 +48,9 @@ class Supervisor : public WorkerObserver {
     // called with the exit status.
     void start(std::function<void(int)> over);
 
+    // Goes on where a master was killed, with the workers that live; then as start().
+    void take_over(const SavedState& saved, std::function<void(int)> over);
+
     // Nouns.
     [[nodiscard]] Status status() const;
     // The last 1,000; fewer where messages among them hold more than 2 MiB.
@@ -69,6 +72,8 @@ class Supervisor : public WorkerObserver {
     // instances are. Errors: usage, bad-state, reload-failed (then the workers that have not been
     // replaced serve on, and the text has the reason and the new one's last lines).
     void reload(const ReloadRequest& request, Done done);
+    // The same to a configuration as a whole.
+    void reload_as(Config config, Done done);
     void promote(Done done);    // the canary's release to the other instances too
     void roll_back(Done done);  // back to the release before the canary, or before the last reload
     void policy(const PolicyChoice& policy, Done done);
@@ -187,6 +192,8 @@ class Supervisor : public WorkerObserver {
     void start_drain_watch();
     void check_drained();
     void next_restart();
+    void save();
+    void take_worker(const SavedWorker& saved, const std::map<int, Release>& releases);
 
     // Rollouts: rollouts.cc.
     void start_rollout(Running&& running);
@@ -206,6 +213,7 @@ class Supervisor : public WorkerObserver {
     void tell_reload(const Running& running, ReloadPhase phase, const Worker* worker = nullptr,
                      const std::string& error = "");
     [[nodiscard]] std::vector<int> instances_not_of(int generation) const;
+    void roll_out(Config config, const ReloadRequest& request, Done done);
     [[nodiscard]] Result<void> may_roll_out() const;
     [[nodiscard]] Result<void> busy() const;
     [[nodiscard]] std::string failure_text(const Running& failed) const;
@@ -248,6 +256,7 @@ class Supervisor : public WorkerObserver {
     EventLoop::Source on_due_;
     bool stopping_ = false;
     bool finished_ = false;
+    bool is_dirty_ = false;  // something has changed that is written down
     bool settling_ = false;
     int exit_status_ = 0;
     std::minstd_rand random_{std::random_device{}()};

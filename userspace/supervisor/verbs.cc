@@ -181,7 +181,9 @@ void Supervisor::weight(WorkerId id, int weight, Done done) {
     if (worker == nullptr) return done(no_such_worker(id));
     instance_of(*worker).weight = weight;
     if (is_alive(worker->state)) effects_.set_weight(id, weight);
+    is_dirty_ = true;
     done({});
+    settle();
 }
 
 void Supervisor::rescue(WorkerId id, Done done) {
@@ -235,7 +237,9 @@ void Supervisor::policy(const PolicyChoice& policy, Done done) {
                          "for it, or for all the others"));
     auto set = effects_.set_policy(policy);
     if (set) config_.policy = policy;
+    is_dirty_ = true;
     done(set);
+    settle();
 }
 
 void Supervisor::when(std::function<bool()> reached, Done done) {

@@ -72,6 +72,7 @@ struct LineChannel::Impl : std::enable_shared_from_this<Impl> {
         : loop(the_loop), worker(the_worker), observer(the_observer) {}
 
     Result<void> open_pipes();
+    Result<void> begin();
     Result<void> enqueue(std::string line, size_t room);
     void flush();
     void watch_output();
@@ -227,6 +228,10 @@ Result<void> LineChannel::Impl::open_pipes() {
     read_end = std::move(to_master->read);
     child = {std::move(to_worker->read), std::move(to_master->write), std::move(*spare_write),
              std::move(*spare_read)};
+    return begin();
+}
+
+Result<void> LineChannel::Impl::begin() {
     if (auto made = make_nonblocking(write_end); !made) return made;
     if (auto made = make_nonblocking(read_end); !made) return made;
 
@@ -272,6 +277,17 @@ Result<std::unique_ptr<LineChannel>> LineChannel::open(EventLoop& loop, uint64_t
     if (auto opened = impl->open_pipes(); !opened) return wrap(opened.error(), doing());
     auto said = impl->enqueue(hello_line(worker, instance, workers), kMaxQueued);
     if (!said) return wrap(said.error(), doing());
+    return std::unique_ptr<LineChannel>(new LineChannel(std::move(impl)));
+}
+
+Result<std::unique_ptr<LineChannel>> LineChannel::adopt(EventLoop& loop, uint64_t worker,
+                                                        ChannelObserver& observer, Fd&& read_end,
+                                                        Fd&& write_end) {
+    auto impl = std::make_shared<Impl>(loop, worker, observer);
+    impl->read_end = std::move(read_end);
+    impl->write_end = std::move(write_end);
+    if (auto begun = impl->begin(); !begun)
+        return wrap(begun.error(), fmt::format("take over the messages of worker {}", worker));
     return std::unique_ptr<LineChannel>(new LineChannel(std::move(impl)));
 }
 

@@ -32,6 +32,11 @@ class LineChannel final : public Channel {
     // channel.
     static Result<std::unique_ptr<LineChannel>> open(EventLoop& loop, uint64_t worker, int instance,
                                                      int workers, ChannelObserver& observer);
+    // The channel of a worker that lives on, by the master's ends of it as they were got from the
+    // worker. What a dead master had read of an unfinished line is lost with it.
+    static Result<std::unique_ptr<LineChannel>> adopt(EventLoop& loop, uint64_t worker,
+                                                      ChannelObserver& observer, Fd&& read_end,
+                                                      Fd&& write_end);
     // Tells the observer nothing. The observer's calls may destroy the channel.
     ~LineChannel() override;
 

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
@@ -112,6 +113,17 @@ Result<std::unique_ptr<NodeChannel>> NodeChannel::open(EventLoop& loop, uint64_t
     // Reads and writes here do not block in any case; this is for whoever inherits the end.
     if (::fcntl(ends[0], F_SETFL, O_NONBLOCK) != 0)
         return fail_errno(errno, fmt::format("make the channel of worker {}", worker));
+    channel->watch();
+    return channel;
+}
+
+std::unique_ptr<NodeChannel> NodeChannel::adopt(EventLoop& loop, uint64_t worker,
+                                                ChannelObserver& observer, Fd&& master_end) {
+    std::unique_ptr<NodeChannel> channel(
+        new NodeChannel(loop, worker, observer, Role::cluster_worker));
+    channel->master_end_ = std::move(master_end);
+    // Keys must differ from those that the dead master gave out; each master has another pid.
+    channel->last_key_ = static_cast<uint64_t>(::getpid()) << 32;
     channel->watch();
     return channel;
 }

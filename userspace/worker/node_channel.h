@@ -43,6 +43,11 @@ class NodeChannel : public Channel {
                                                      ChannelObserver& observer,
                                                      Role role = Role::cluster_worker);
 
+    // The channel of a worker that lives on, by the master's end of it as it was got from the
+    // worker.
+    static std::unique_ptr<NodeChannel> adopt(EventLoop& loop, uint64_t worker,
+                                              ChannelObserver& observer, Fd&& master_end);
+
     // The worker's end, and the master's, to be lent to spawn(). -1 after close_child_end().
     [[nodiscard]] int child_fd() const { return child_end_.get(); }
     [[nodiscard]] int second_child_fd() const { return master_end_.get(); }

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: MIT
+//
+// After a `kill -9` of the master: the next `run` of that name goes on with the workers that live.
+#include <fmt/format.h>
+#include <signal.h>
+
+#include <memory>
+
+#include "crowd.h"
+#include "harness.h"
+#include "http.h"
+#include "messages.h"
+#include "node_programs.h"
+
+namespace drover::test {
+
+namespace {
+
+const Words kFour = {"-n", "4", "--policy", "least-conn", "--port", "8080"};
+
+void kill_master(Cluster& cluster) {
+    cluster.master().send(SIGKILL);
+    REQUIRE(cluster.master().wait() == 128 + SIGKILL);
+}
+
+std::map<int, Json> field_of(Cluster& cluster, const std::string& field) {
+    std::map<int, Json> found;
+    Json status = cluster.status();
+    if (status.is_object())
+        for (const auto& worker : status["workers"])
+            found[worker["instance"].get<int>()] = worker[field];
+    return found;
+}
+
+// Opens connections that stay open.
+std::vector<std::unique_ptr<Connection>> hold(int count, Shares& shares) {
+    std::vector<std::unique_ptr<Connection>> held;
+    for (int i = 0; i < count; i++) {
+        held.push_back(std::make_unique<Connection>("127.0.0.1", 8080));
+        shares[instance_in(held.back()->get("/hold").body)]++;
+    }
+    return held;
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("take-over");
+
+TEST_CASE("the next run takes the living workers over, and their counts with them") {
+    Sandbox sandbox;
+    Cluster first(sandbox, "web", kFour, hello());
+    REQUIRE(first.wait_ready(4));
+    auto ids = field_of(first, "id"), pids = field_of(first, "pid");
+    REQUIRE(first.drover({"weight", first.target(3), "2"}).status == 0);
+    Shares shares;
+    auto held = hold(50, shares);
+    REQUIRE(shares == Shares{{0, 10}, {1, 10}, {2, 10}, {3, 20}});
+    Load load("127.0.0.1", 8080, 300);
+    REQUIRE(load.wait_answered(100));
+    kill_master(first);
+    REQUIRE(load.wait_answered(100));
+    Cluster second(sandbox, "web", kFour, hello());
+    REQUIRE(second.wait_ready(4));
+    REQUIRE(load.wait_answered(100));
+    auto result = load.stop();
+    INFO(result.text());
+    CHECK(result.failed() == 0);
+    CHECK(field_of(second, "id") == ids);
+    CHECK(field_of(second, "pid") == pids);
+    CHECK(second.worker(3)["weight"] == 2);
+    CHECK(second.worker(0)["live"] == 10);
+    CHECK(second.worker(3)["live"] == 20);
+    CHECK(second.status()["policy"] == "least-conn");
+    // They are steered as before, and looked after: one that is killed has a replacement.
+    auto more = hold(25, shares);
+    CHECK(shares == Shares{{0, 15}, {1, 15}, {2, 15}, {3, 30}});
+    REQUIRE(::kill(second.pid_of(0), SIGKILL) == 0);
+    REQUIRE(eventually([&] { return second.worker(0)["state"] == "ready"; }));
+    CHECK(second.worker(0)["id"] == 5);
+    CHECK(second.worker(0)["restarts_total"] == 1);
+    held.clear();
+    more.clear();
+    for (int instance = 0; instance < 4; instance++)
+        CHECK(eventually([&] { return second.worker(instance)["live"] == 0; }));
+    CHECK(second.status()["corrections_total"] == 0);
+    CHECK(second.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+TEST_CASE("a master that is killed again and again under a crowd loses nothing") {
+    Sandbox sandbox;
+    CrowdOptions options;
+    auto cluster = std::make_unique<Cluster>(sandbox, "web", kFour, hello());
+    REQUIRE(cluster->wait_ready(4));
+    auto pids = field_of(*cluster, "pid");
+    Crowd crowd(crowd_options());
+    for (int round = 0; round < 5; round++) {
+        REQUIRE(crowd.wait_answered(100));
+        kill_master(*cluster);
+        REQUIRE(crowd.wait_answered(50));
+        cluster = std::make_unique<Cluster>(sandbox, "web", kFour, hello());
+        REQUIRE(cluster->wait_ready(4));
+        CHECK(field_of(*cluster, "pid") == pids);
+    }
+    auto result = crowd.stop();
+    INFO(result.text());
+    CHECK(result.failed() == 0);
+    CHECK(cluster->status()["corrections_total"] == 0);
+    CHECK(cluster->stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+TEST_CASE("a worker that ended while no master lived has a replacement, also as the only one") {
+    Sandbox sandbox;
+    Words one = {"-n", "2", "--port", "0.0.0.0:8080"};
+    Cluster first(sandbox, "web", one, hello());
+    REQUIRE(first.wait_ready(2));
+    auto pids = field_of(first, "pid");
+    kill_master(first);
+    REQUIRE(::kill(pids[0].get<pid_t>(), SIGKILL) == 0);
+    REQUIRE(get("127.0.0.1", 8080).ok());
+    Cluster second(sandbox, "web", one, hello());
+    REQUIRE(second.wait_ready(2));
+    CHECK(second.pid_of(1) == pids[1]);
+    CHECK(second.pid_of(0) != pids[0]);
+    CHECK(second.worker(0)["id"] == 3);
+    CHECK(spread("127.0.0.1", 8080, 20).count(-1) == 0);
+    CHECK(second.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+TEST_CASE("messages of a worker that was taken over go both ways") {
+    Sandbox sandbox;
+    Words command = {build_folder() + "/servers/talker", "--port", "8080"};
+    Cluster first(sandbox, "web", {"-n", "2"}, command);
+    REQUIRE(first.wait_ready(2));
+    kill_master(first);
+    Cluster second(sandbox, "web", {"-n", "2"}, command);
+    REQUIRE(second.wait_ready(2));
+    REQUIRE(send(second, "web/1", {{"hi", 1}}) == 0);
+    CHECK(wait_said(second, 1, {{"hi", 1}}));
+    REQUIRE(send(second, "web/2", {{"do", "tell"}, {"id", 1}, {"say", "psst"}}) == 0);
+    CHECK(wait_said(second, 1, {{"got", "psst"}, {"from", 2}}));
+    CHECK(second.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+NODE_TEST_CASE("Node workers are taken over with their channels") {
+    Sandbox sandbox;
+    auto command = express_program<Node>("cluster.js");
+    if (!command) return;
+    Cluster first = run_express(sandbox, {"-n", "2"}, *command);
+    REQUIRE(first.wait_ready(2));
+    auto pids = field_of(first, "pid");
+    kill_master(first);
+    REQUIRE(get("127.0.0.1", 8080).ok());
+    Cluster second = run_express(sandbox, {"-n", "2"}, *command);
+    REQUIRE(second.wait_ready(2));
+    CHECK(field_of(second, "pid") == pids);
+    REQUIRE(send(second, "web/1", {{"hi", 1}}) == 0);
+    CHECK(wait_said(second, 1, {{"got", {{"hi", 1}}}}));
+    // It may close its server and ask for the socket once more.
+    REQUIRE(get("127.0.0.1", 8080, "/listen-again").ok());
+    CHECK(second.wait_ready(2));
+    // And it is told to disconnect.
+    REQUIRE(second.drover({"restart", "web/2"}, kDeadline).status == 0);
+    CHECK(eventually([&] {
+        for (const Json& event : events_of(second, "disconnect"))
+            if (event["worker"]["id"] == 2) return true;
+        return false;
+    }));
+    CHECK(spread("127.0.0.1", 8080, 10).count(-1) == 0);
+    CHECK(second.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+TEST_CASE("where the command line differs, the workers are reloaded to it") {
+    Sandbox sandbox;
+    Cluster first(sandbox, "web", {"-n", "2", "--env", "RELEASE=1"}, hello());
+    REQUIRE(first.wait_ready(2));
+    kill_master(first);
+    Cluster second(sandbox, "web", {"-n", "3", "--env", "RELEASE=2", "--policy", "round-robin"},
+                   hello());
+    REQUIRE(eventually([&] { return second.status()["generation"] == 2; }));
+    REQUIRE(second.wait_ready(3));
+    CHECK(contains(get("127.0.0.1", 8080, "/env").body, "RELEASE=2"));
+    CHECK(second.status()["policy"] == "round-robin");
+    CHECK(second.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+TEST_CASE("what cannot change while the workers live is refused by name, and they serve on") {
+    Sandbox sandbox;
+    Cluster first(sandbox, "web", kFour, hello());
+    REQUIRE(first.wait_ready(4));
+    kill_master(first);
+    auto refused =
+        sandbox.drover({"run", "--name", "web", "-n", "4", "--port", "8081", "--", hello_path()});
+    CHECK(refused.status == 2);
+    CHECK(contains(refused.err, "--port"));
+    CHECK(contains(refused.err, "drover stop web"));
+    CHECK(get("127.0.0.1", 8080).ok());
+    CHECK(sandbox.drover({"stop", "web"}).status == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+TEST_CASE("without what the dead master wrote down its workers are not taken over") {
+    Sandbox sandbox;
+    Cluster first(sandbox, "web", kFour, hello());
+    REQUIRE(first.wait_ready(4));
+    kill_master(first);
+    std::string file = sandbox.run_folder() + "/web/state.json";
+    for (const char* content : {"", "{", "{\"v\":1}", "[]", "{\"v\":99,\"maps\":1}"}) {
+        write_file(file, content);
+        auto refused = sandbox.drover({"run", "--name", "web", "-n", "4", "--", hello_path()});
+        CHECK(refused.status == 1);
+        CHECK(contains(refused.err, "cannot be taken over"));
+        CHECK(contains(refused.err, "drover stop web"));
+        CHECK(get("127.0.0.1", 8080).ok());
+    }
+    CHECK(sandbox.drover({"stop", "web"}).status == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+TEST_CASE("a master that is killed in the middle of a reload is followed by one that undoes it") {
+    Sandbox sandbox;
+    Cluster first(sandbox, "web", {"-n", "2"}, hello());
+    REQUIRE(first.wait_ready(2));
+    auto pids = field_of(first, "pid");
+    Child reload = sandbox.start({.command = {build_folder() + "/drover", "reload", "web",
+                                              "--ready", "message", "--", hello_path()},
+                                  .extra_environment = {},
+                                  .identity = {},
+                                  .cwd = {}});
+    REQUIRE(eventually([&] { return first.status()["workers"].size() == 3; }));
+    kill_master(first);
+    CHECK(reload.wait() == 1);
+    CHECK(contains(reload.err(), "ended before it answered"));
+    Cluster second(sandbox, "web", {"-n", "2"}, hello());
+    REQUIRE(second.wait_ready(2));  // the third is gone
+    CHECK(field_of(second, "pid") == pids);
+    CHECK(second.status()["generation"] == 1);
+    // The number that it used is not used again.
+    REQUIRE(second.drover({"reload", "web"}).status == 0);
+    CHECK(second.status()["generation"] == 3);
+    CHECK(second.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+TEST_CASE("a worker that was held, and one that was being drained, are so still") {
+    Sandbox sandbox;
+    Words options = {"-n", "3", "--drain-timeout", "60s"};
+    Cluster first(sandbox, "web", options, hello());
+    REQUIRE(first.wait_ready(3));
+    Shares shares;
+    auto held = hold(3, shares);
+    REQUIRE(shares == Shares{{0, 1}, {1, 1}, {2, 1}});
+    Child drain = sandbox.start({.command = {build_folder() + "/drover", "drain", first.target(0)},
+                                 .extra_environment = {},
+                                 .identity = {},
+                                 .cwd = {}});
+    REQUIRE(eventually([&] { return first.worker(0)["flags"] == Json({"held"}); }));
+    Child restart =
+        sandbox.start({.command = {build_folder() + "/drover", "restart", first.target(1)},
+                       .extra_environment = {},
+                       .identity = {},
+                       .cwd = {}});
+    REQUIRE(eventually([&] { return first.worker(1)["state"] == "draining"; }));
+    kill_master(first);
+    Cluster second(sandbox, "web", options, hello());
+    REQUIRE(eventually([&] { return second.status()["ready"] == 3; }));
+    CHECK(second.worker(0)["flags"] == Json({"held"}));
+    bool drains = false;
+    Json status = second.status();
+    for (const auto& worker : status["workers"]) drains |= worker["state"] == "draining";
+    CHECK(drains);
+    CHECK(spread("127.0.0.1", 8080, 10).count(0) == 0);
+    REQUIRE(second.drover({"resume", second.target(0)}).status == 0);
+    held.clear();
+    REQUIRE(second.wait_ready(3));
+    CHECK(spread("127.0.0.1", 8080, 30).count(0) == 1);
+    CHECK(second.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+TEST_SUITE_END();
+
+}  // namespace drover::test

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+//
+// The effects' part in going on where a master was killed: what of the workers is written down, and
+// how a later master gets hold of them again.
+//
+// A worker is found by its cgroup and its main process's pid and start time. It is no child of this
+// master's, so when it ends nobody learns its exit status. It has kept the master's ends of its
+// channel open beside its own: a duplicate is fetched from it. Its output goes on to the logger of
+// the dead master, which ends with the last of those workers.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "supervisor/cluster_effects.h"
+
+namespace drover::supervisor {
+
+void ClusterEffects::save(SavedState state) {
+    for (SavedWorker& worker : state.workers) {
+        auto found = processes_.find(worker.id);
+        if (found == processes_.end()) continue;
+        Process& process = found->second;
+        worker.pid = process.pid;
+        worker.pid_started = process.started;
+        worker.slot = process.slot;
+        worker.is_node = process.is_node;
+        worker.channel_fd = process.channel_fd;
+    }
+    // One that has not even been started cannot be taken over.
+    std::erase_if(state.workers, [](const SavedWorker& worker) { return worker.pid == 0; });
+    if (notify_) state.notify_address = notify_->address();
+    std::string text = to_text(state);
+    if (text == saved_text_) return;
+    if (auto saved = save_state(paths_, config_.name, state); !saved)
+        return log::warn(
+            fmt::format("{}: should this master be killed, the next one cannot take its "
+                        "workers over",
+                        saved.error().text));
+    saved_text_ = std::move(text);
+}
+
+// Leaves those whose main process lives, and ends what others have left behind.
+void ClusterEffects::drop_dead(SavedState& saved) const {
+    std::erase_if(saved.workers, [](const SavedWorker& worker) {
+        return worker.pid_started == 0 || start_of_process(worker.pid) != worker.pid_started;
+    });
+    for (const std::string& name : cluster_.children()) {
+        bool is_known =
+            name == "logger" || std::ranges::any_of(saved.workers, [&](const auto& worker) {
+                return name == fmt::format("w{}", worker.id);
+            });
+        auto child = Cgroup::open(cluster_.path() + "/" + name);
+        if (is_known || !child) continue;
+        child->kill();
+        (void)child->remove();  // where that is too early, it goes with the cluster
+    }
+}
+
+void ClusterEffects::adopt(const SavedWorker& saved, std::shared_ptr<const Config> config) {
+    WorkerId id = saved.id;
+    Process& process = processes_[id];
+    process.config = std::move(config);
+    process.pid = saved.pid;
+    process.started = saved.pid_started;
+    process.slot = saved.slot;
+    process.channel_fd = saved.channel_fd;
+    process.is_node = saved.is_node;
+    process.pidfd.reset(sys::pidfd_open(saved.pid));
+    auto cgroup = Cgroup::open(fmt::format("{}/w{}", cluster_.path(), id));
+    if (cgroup) process.cgroup = std::move(*cgroup);
+    adopt_channel(saved, process);
+    // Where it has just ended, its pidfd is not there, and its end is told soon.
+    process.on_end = process.pidfd.is_open() ? loop_.on_io(process.pidfd.get(), EPOLLIN,
+                                                           [this, id](uint32_t) { on_end(id); })
+                                             : loop_.soon([this, id] { on_end(id); });
+}
+
+void ClusterEffects::adopt_channel(const SavedWorker& saved, const Process& process) {
+    if (saved.channel_fd < 0 || !process.pidfd.is_open()) return;
+    // The order in which Channels::open() lays them out.
+    auto fetch = [&](int offset) {
+        return Fd(sys::pidfd_getfd(process.pidfd.get(), saved.channel_fd + offset));
+    };
+    Fd read_end = fetch(saved.is_node ? 1 : 3);
+    Fd write_end = saved.is_node ? Fd() : fetch(2);
+    bool is_whole = read_end.is_open() && (saved.is_node || write_end.is_open());
+    Result<void> adopted = is_whole ? channels_->adopt(saved.id, saved.is_node, std::move(read_end),
+                                                       std::move(write_end))
+                                    : fail("closed", "it has closed its ends");
+    if (!adopted)
+        log::warn(fmt::format("worker {} has no message channel any more: {}", saved.id,
+                              adopted.error().text));
+}
+
+}  // namespace drover::supervisor

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: MIT
+#include "supervisor/saved_state.h"
+
+#include <drover/steer_abi.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "base/fd.h"
+
+namespace drover::supervisor {
+
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr int kVersion = 1;
+
+std::string path_of(const Paths& paths, const std::string& cluster) {
+    return paths.run(cluster) + "/state.json";
+}
+
+// As the user gave it: each option as a text, so that it is read back by what read it first.
+Json to_json(const Config& config) {
+    return {{"name", config.name},         {"cwd", config.cwd},
+            {"options", config.given.all}, {"command", config.command},
+            {"file_env", config.file_env}, {"workers", config.workers.value_or(1)}};
+}
+
+Result<Config> config_of(const Json& json) {
+    Config config;
+    for (const auto& [name, value] :
+         json.at("options").get<std::vector<std::pair<std::string, std::string>>>())
+        if (auto set = set_option(config, name, value); !set) return tl::unexpected(set.error());
+    config.name = json.at("name");
+    config.cwd = json.at("cwd");
+    config.command = json.at("command").get<std::vector<std::string>>();
+    config.file_env = json.at("file_env").get<std::vector<std::string>>();
+    config.workers = json.at("workers").get<int>();
+    return complete(std::move(config));
+}
+
+template <class T>
+Json or_null(const std::optional<T>& value) {
+    return value ? Json(*value) : Json(nullptr);
+}
+
+std::optional<int> optional_int(const Json& json) {
+    return json.is_null() ? std::nullopt : std::optional(json.get<int>());
+}
+
+// Throws where something is missing or of another type: parse_saved_state() catches it.
+Result<SavedState> state_of(const Json& json) {
+    SavedState state;
+    for (const Json& release : json.at("releases")) {
+        auto config = config_of(release.at("config"));
+        if (!config) return tl::unexpected(config.error());
+        state.releases[release.at("generation").get<int>()] = std::move(*config);
+    }
+    state.stable = json.at("stable");
+    state.trial = optional_int(json.at("trial"));
+    state.is_canary = json.at("is_canary");
+    state.former = optional_int(json.at("former"));
+    state.last_generation = json.at("last_generation");
+    state.last_id = json.at("last_id");
+    state.policy = json.at("policy");
+    state.notify_address = json.at("notify_address");
+    for (const Json& one : json.at("instances"))
+        state.instances.push_back(
+            {one.at("instance"), one.at("generation"), one.at("weight"), one.at("restarts_total")});
+    for (const Json& one : json.at("workers"))
+        state.workers.push_back({one.at("id"), one.at("instance"), one.at("generation"),
+                                 one.at("is_ready"), one.at("is_held"), one.at("is_leaving"),
+                                 one.at("started_at_ms"), one.at("pid"), one.at("pid_started"),
+                                 one.at("slot"), one.at("is_node"), one.at("channel_fd")});
+    auto is_known = [&](int generation) { return state.releases.contains(generation); };
+    bool all_known = is_known(state.stable) && (!state.trial || is_known(*state.trial)) &&
+                     (!state.former || is_known(*state.former));
+    for (const SavedInstance& one : state.instances) all_known &= is_known(one.generation);
+    for (const SavedWorker& one : state.workers)
+        all_known &= is_known(one.generation) && one.slot >= 0 &&
+                     one.slot < static_cast<int>(DROVER_KEEPER_SLOT);
+    if (!all_known || state.instances.empty())
+        return fail("unusable", "what it left written down does not fit together");
+    return state;
+}
+
+}  // namespace
+
+std::string to_text(const SavedState& state) {
+    Json releases = Json::array(), instances = Json::array(), workers = Json::array();
+    for (const auto& [generation, config] : state.releases)
+        releases.push_back({{"generation", generation}, {"config", to_json(config)}});
+    for (const SavedInstance& one : state.instances)
+        instances.push_back({{"instance", one.instance},
+                             {"generation", one.generation},
+                             {"weight", one.weight},
+                             {"restarts_total", one.restarts_total}});
+    for (const SavedWorker& one : state.workers)
+        workers.push_back({{"id", one.id},
+                           {"instance", one.instance},
+                           {"generation", one.generation},
+                           {"is_ready", one.is_ready},
+                           {"is_held", one.is_held},
+                           {"is_leaving", one.is_leaving},
+                           {"started_at_ms", one.started_at_ms},
+                           {"pid", one.pid},
+                           {"pid_started", one.pid_started},
+                           {"slot", one.slot},
+                           {"is_node", one.is_node},
+                           {"channel_fd", one.channel_fd}});
+    Json json = {{"v", kVersion},
+                 {"maps", DROVER_ABI_VERSION},
+                 {"releases", releases},
+                 {"stable", state.stable},
+                 {"trial", or_null(state.trial)},
+                 {"is_canary", state.is_canary},
+                 {"former", or_null(state.former)},
+                 {"last_generation", state.last_generation},
+                 {"last_id", state.last_id},
+                 {"policy", state.policy},
+                 {"notify_address", state.notify_address},
+                 {"instances", instances},
+                 {"workers", workers}};
+    // An argument or a variable may be no UTF-8: then it cannot be read back as it was, and the
+    // state is of no use.
+    return json.dump(1, ' ', false, Json::error_handler_t::replace);
+}
+
+// The library throws; nothing of that leaves this function.
+Result<SavedState> parse_saved_state(const std::string& text) {
+    try {
+        Json json = Json::parse(text);
+        if (json.at("v") != kVersion || json.at("maps") != DROVER_ABI_VERSION)
+            return fail("unusable", "it was of another version of drover");
+        return state_of(json);
+    } catch (const Json::exception&) {
+        return fail("unusable", "what it left written down cannot be read");
+    }
+}
+
+namespace {
+
+using Values = std::vector<std::string>;
+
+Values values_of(const Config& config, std::string_view option) {
+    Values values;
+    const Option* known = find_option(option);
+    for (const auto& [name, value] : config.given.all) {
+        if (name != option) continue;
+        if (known != nullptr && !known->repeatable) values.clear();  // the last one counts
+        values.push_back(value);
+    }
+    return values;
+}
+
+}  // namespace
+
+Result<Changes> changes_since(const SavedState& saved, const Config& wanted) {
+    Changes changes;
+    changes.before = saved.releases.at(saved.stable);
+    auto policy = parse_policy(saved.policy);
+    if (policy) changes.before.policy = *policy;
+    bool differs = wanted.command != changes.before.command || wanted.cwd != changes.before.cwd ||
+                   wanted.file_env != changes.before.file_env;
+    for (const Option& option : option_table()) {
+        if (option.name == "name") continue;
+        auto now = values_of(wanted, option.name), before = values_of(changes.before, option.name);
+        if (option.name == "policy") {
+            if (!now.empty() && wanted.policy != changes.before.policy)
+                changes.policy = wanted.policy;
+        } else if (option.name == "workers") {
+            bool is_other = wanted.workers != static_cast<int>(saved.instances.size());
+            if (!now.empty() && is_other) changes.workers = wanted.workers;
+        } else if (now == before) {
+            continue;
+        } else if (!option.fixed.empty()) {
+            return fail(
+                "usage",
+                fmt::format("--{} was otherwise in the cluster whose workers live on: give it "
+                            "as it was, or end them with \"drover stop {}\" first",
+                            option.name, wanted.name));
+        } else {
+            differs = true;
+        }
+    }
+    if (!differs) return changes;
+    changes.release = wanted;
+    changes.release->policy = changes.before.policy;
+    return changes;
+}
+
+Result<void> save_state(const Paths& paths, const std::string& cluster, const SavedState& state) {
+    std::string path = path_of(paths, cluster), fresh = path + ".new", text = to_text(state);
+    Fd file(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!file.is_open()) return fail_errno(errno, fmt::format("write {}", fresh));
+    std::string_view rest = text;
+    while (!rest.empty()) {
+        ssize_t size = ::write(file.get(), rest.data(), rest.size());
+        if (size < 0 && errno == EINTR) continue;
+        if (size < 0) return fail_errno(errno, fmt::format("write {}", fresh));
+        rest.remove_prefix(static_cast<size_t>(size));
+    }
+    if (::rename(fresh.c_str(), path.c_str()) != 0)
+        return fail_errno(errno, fmt::format("replace {}", path));
+    return {};
+}
+
+Result<SavedState> load_state(const Paths& paths, const std::string& cluster) {
+    std::string path = path_of(paths, cluster);
+    Fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    struct stat info {};
+    if (!file.is_open() || ::fstat(file.get(), &info) != 0)
+        return fail("unusable", fmt::format("it has left no {}", path));
+    if (info.st_uid != ::geteuid() || (info.st_mode & 022) != 0)
+        return fail("unusable", fmt::format("{} could have been written by others", path));
+    std::string text(static_cast<size_t>(info.st_size), '\0');
+    if (::read(file.get(), text.data(), text.size()) != info.st_size)
+        return fail("unusable", fmt::format("{} cannot be read", path));
+    return parse_saved_state(text);
+}
+
+// The 22nd field; the second one, the program's name, may have spaces and brackets in it.
+uint64_t start_of_process(int pid) {
+    std::ifstream file(fmt::format("/proc/{}/stat", pid));
+    std::string line;
+    std::getline(file, line);
+    auto bracket = line.rfind(')');
+    if (bracket == std::string::npos) return 0;
+    std::istringstream fields(line.substr(bracket + 1));
+    constexpr int kBetween = 19;  // of the fields 3 to 21
+    std::string skipped;
+    for (int i = 0; i < kBetween; i++) fields >> skipped;
+    uint64_t start = 0;
+    fields >> start;
+    return fields ? start : 0;
+}
+
+}  // namespace drover::supervisor
