@@ -20,7 +20,7 @@
 
 namespace drover::worker::node_test {
 
-constexpr std::chrono::seconds kDeadline{30};
+constexpr std::chrono::seconds kDeadline{120};  // for what hangs; the machine may be busy
 constexpr uint64_t kId = 7;
 
 struct Recorder : ChannelObserver {
