@@ -99,7 +99,13 @@ vm-test: build-tests  ## the adopt tests on Debian's 6.1 kernel, in a virtual ma
 	$(Q)scripts/vm-test
 
 .PHONY: bench
-bench: all $(BENCHES)  ## plain SO_REUSEPORT against drover's policies
+bench: all $(BENCHES) $(POLICIES)  ## all benches, one after the other: some 80 minutes
+	$(Q)scripts/bench
+	$(Q)scripts/bench-steering
+	$(Q)scripts/bench-syn
+
+.PHONY: bench-cost
+bench-cost: all $(BENCHES)  ## CPU per connection: plain SO_REUSEPORT against drover's policies
 	$(Q)scripts/bench
 
 .PHONY: bench-steering

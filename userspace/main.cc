@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <sstream>
 #include <string>
 
 #include "admin/controller.h"
@@ -29,6 +30,7 @@
 #include "supervisor/leftovers.h"
 #include "supervisor/saved_state.h"
 #include "supervisor/supervisor.h"
+#include "supervisor/upgrade.h"
 
 namespace {
 
@@ -112,10 +114,27 @@ void apply_changes(supervisor::Supervisor& cluster, supervisor::Changes changes)
     if (changes.release) cluster.reload_as(std::move(*changes.release), tell);
 }
 
-int run_master(supervisor::Config config, const Paths& paths) {
+// The keepers of the program that became this one.
+std::vector<Fd> inherited_keepers() {
+    std::vector<Fd> keepers;
+    const char* numbers = std::getenv(supervisor::kKeeperFds);
+    std::istringstream list(numbers != nullptr ? numbers : "");
+    for (std::string number; std::getline(list, number, ',');) {
+        int fd = std::atoi(number.c_str());
+        if (fd <= STDERR_FILENO || ::fcntl(fd, F_SETFD, FD_CLOEXEC) != 0) continue;
+        keepers.emplace_back(fd);
+    }
+    ::unsetenv(supervisor::kKeeperFds);
+    return keepers;
+}
+
+// `goes_on`: this program has taken the place of another, under its pid.
+int run_master(supervisor::Config config, const Paths& paths, const std::string& program,
+               bool goes_on) {
     if (!config.workers) config.workers = supervisor::usable_cpus();
-    if (config.cwd.empty()) config.cwd = working_folder();
-    if (auto read = supervisor::read_env_files(config); !read) return refuse(read.error());
+    if (!goes_on && config.cwd.empty()) config.cwd = working_folder();
+    if (!goes_on)
+        if (auto read = supervisor::read_env_files(config); !read) return refuse(read.error());
 
     // 1. Is this a machine on which drover works?
     for (const Check& check : steer::check_ground(paths))
@@ -128,7 +147,7 @@ int run_master(supervisor::Config config, const Paths& paths) {
     auto leftovers = supervisor::find_leftovers(paths, config.name);
     std::optional<supervisor::SavedState> saved;
     supervisor::Changes changes;
-    if (!leftovers.pids.empty()) {
+    if (goes_on || !leftovers.pids.empty()) {
         auto loaded = supervisor::load_state(paths, config.name);
         if (!loaded)
             return refuse({"leftovers", leftovers.text(config.name, loaded.error().text), 0});
@@ -151,8 +170,8 @@ int run_master(supervisor::Config config, const Paths& paths) {
     if (!loop) return refuse(loop.error());
 
     // 4. Steering is loaded and named ports are taken, the logger runs.
-    auto effects =
-        supervisor::ClusterEffects::open(config, paths, *loop, saved ? &*saved : nullptr);
+    auto effects = supervisor::ClusterEffects::open(config, paths, *loop, saved ? &*saved : nullptr,
+                                                    inherited_keepers());
     if (!effects) {
         // What lives on is the next one's to take over.
         if (!saved) supervisor::remove_run_folder(paths, config.name);
@@ -165,7 +184,11 @@ int run_master(supervisor::Config config, const Paths& paths) {
     Audience audience(config.name);
     supervisor::Supervisor cluster(config, *loop, **effects, audience);
     (*effects)->set_observer(cluster);
-    admin::SupervisorCommands commands(cluster);
+    supervisor::Upgrade upgrade(*loop, **effects, program, config.name);
+    admin::SupervisorCommands commands(cluster, [&](const admin::Commands::Done& done) {
+        if (auto may = cluster.may_be_upgraded(); !may) return done(may);
+        upgrade.start([done](Error error) { done(tl::unexpected(std::move(error))); });
+    });
     auto server =
         admin::ControlServer::open(*loop, paths.control_socket(config.name), config.name, commands);
     if (!server) {
@@ -222,8 +245,9 @@ int run_master(supervisor::Config config, const Paths& paths) {
     if (saved) {
         cluster.take_over(*saved, on_over);
         (*effects)->find_living();
-        log::info(fmt::format("{}: took over {} workers of a master that was killed", config.name,
-                              saved->workers.size()));
+        log::info(goes_on ? fmt::format("{}: drover {} goes on", config.name, DROVER_VERSION)
+                          : fmt::format("{}: took over {} workers of a master that was killed",
+                                        config.name, saved->workers.size()));
         apply_changes(cluster, std::move(changes));
     } else {
         cluster.start(on_over);
@@ -233,6 +257,28 @@ int run_master(supervisor::Config config, const Paths& paths) {
     // 8. Nothing is left behind.
     supervisor::remove_run_folder(paths, config.name);
     return status;
+}
+
+// By the path that it has now; what is there later is the one to upgrade to.
+std::string own_program() {
+    std::error_code error;
+    return std::filesystem::read_symlink("/proc/self/exe", error);
+}
+
+int can_go_on(const std::string& cluster) {
+    Paths paths = Paths::from_environment();
+    for (const Check& check : steer::check_ground(paths))
+        if (check.fatal && !check.ok) return refuse({"ground", check.text, 0});
+    if (auto saved = supervisor::load_state(paths, cluster); !saved) return refuse(saved.error());
+    std::fputs(supervisor::kCanGoOn, stdout);
+    return cli::kDone;
+}
+
+int go_on(const std::string& cluster) {
+    Paths paths = Paths::from_environment();
+    auto saved = supervisor::load_state(paths, cluster);
+    if (!saved) return refuse(saved.error());
+    return run_master(saved->releases.at(saved->stable), paths, own_program(), /*goes_on=*/true);
 }
 
 // `drover stop NAME` where the master is dead: its workers are ended here.
@@ -260,10 +306,15 @@ int main(int argc, char** argv) {
     open_standard_fds();
     if (argc >= 3 && std::strcmp(argv[1], "logger") == 0) return logger::logger_main(argv[2]);
 
+    // Hidden, too: a running master asks whether this program can take its place, and becomes it.
+    if (argc == 3 && std::strcmp(argv[1], "can-go-on") == 0) return can_go_on(argv[2]);
+    if (argc == 3 && std::strcmp(argv[1], "go-on") == 0) return go_on(argv[2]);
+
     auto invocation = cli::parse(argc, argv);
     if (!invocation) return invocation.error();
     Paths paths = Paths::from_environment();
-    if (invocation->verb == "run") return run_master(invocation->config, paths);
+    if (invocation->verb == "run")
+        return run_master(invocation->config, paths, own_program(), /*goes_on=*/false);
     if (invocation->verb == "doctor")
         return cli::print_checks(steer::check_ground(paths), invocation->json);
     if (auto stopped = stop_leftovers(*invocation, paths)) return *stopped;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <signal.h>
 
+#include <filesystem>
 #include <memory>
 
 #include "crowd.h"
@@ -280,6 +281,117 @@ TEST_CASE("a worker that was held, and one that was being drained, are so still"
     REQUIRE(second.wait_ready(3));
     CHECK(spread("127.0.0.1", 8080, 30).count(0) == 1);
     CHECK(second.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+TEST_CASE("a master that is upgraded again and again under a crowd loses nothing, nor its pid") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", kFour, hello());
+    REQUIRE(cluster.wait_ready(4));
+    pid_t master = cluster.master().pid();
+    auto pids = field_of(cluster, "pid");
+    Crowd crowd(crowd_options());
+    for (int round = 0; round < 10; round++) {
+        REQUIRE(crowd.wait_answered(50));
+        auto upgraded = cluster.drover({"upgrade", "web"});
+        INFO(upgraded.err);
+        REQUIRE(upgraded.status == 0);
+        CHECK(contains(upgraded.out, "upgraded web"));
+        CHECK(cluster.status()["pid"] == master);
+        CHECK(field_of(cluster, "pid") == pids);
+    }
+    auto result = crowd.stop();
+    INFO(result.text());
+    CHECK(result.failed() == 0);
+    CHECK(cluster.status()["corrections_total"] == 0);
+    // The workers are its children still: how they end is known.
+    REQUIRE(cluster.drover({"signal", cluster.target(0), "KILL"}).status == 0);
+    REQUIRE(eventually([&] { return cluster.worker(0)["last_exit"].is_object(); }));
+    CHECK(cluster.worker(0)["last_exit"]["signal"] == "KILL");
+    REQUIRE(cluster.wait_ready(4));
+    CHECK(cluster.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+TEST_CASE("connections that wait while no worker is there wait through an upgrade") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "1", "--port", "0.0.0.0:8080", "--ready", "message"},
+                    hello());
+    REQUIRE(eventually([&] { return cluster.worker(0)["state"] == "listening"; }));
+    std::vector<std::unique_ptr<Connection>> waiting;
+    for (int i = 0; i < 20; i++) {
+        waiting.push_back(std::make_unique<Connection>("127.0.0.1", 8080));
+        REQUIRE(waiting.back()->send_request("/", false));
+    }
+    REQUIRE(eventually([&] { return cluster.status()["groups"][0]["parked"] == 20; }));
+    REQUIRE(cluster.drover({"upgrade", "web"}).status == 0);
+    CHECK(cluster.status()["groups"][0]["parked"] == 20);
+    // Whoever takes them is ready at once.
+    REQUIRE(cluster.drover({"reload", "web", "--ready", "listening"}).status == 0);
+    for (auto& connection : waiting) CHECK(connection->receive().ok());
+    CHECK(cluster.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+TEST_CASE("an upgrade that cannot be leaves the master as it is, and says why") {
+    Sandbox sandbox;
+    std::string program = sandbox.path("drover");
+    auto install = [&](const std::string& from) {
+        std::filesystem::remove(program);
+        std::filesystem::copy_file(from, program);
+        std::filesystem::permissions(program, std::filesystem::perms(0755));
+    };
+    install(build_folder() + "/drover");
+    Child master = sandbox.start({.command = {program, "run", "--name", "web", "-n", "2", "--",
+                                              hello_path(), "--port", "8080"},
+                                  .extra_environment = {},
+                                  .identity = {},
+                                  .cwd = {}});
+    auto ready = [&] {
+        Json status = Json::parse(sandbox.drover({"status", "web", "--json"}).out, nullptr, false);
+        return status.is_object() && status["ready"] == 2;
+    };
+    REQUIRE(eventually(ready));
+    auto refused_with = [&](const std::string& text) {
+        auto upgraded = sandbox.drover({"upgrade", "web"});
+        INFO(upgraded.err);
+        CHECK(upgraded.status == 1);
+        CHECK(contains(upgraded.err, text));
+        CHECK(ready());
+        CHECK(get("127.0.0.1", 8080).ok());
+    };
+    install("/bin/true");  // some other program
+    refused_with("cannot take the place");
+    write_file(sandbox.path("text"), "not a program");
+    install(sandbox.path("text"));
+    refused_with(program);
+    install(build_folder() + "/drover");
+    std::filesystem::permissions(program, std::filesystem::perms(0775));
+    refused_with("root's alone");
+    std::filesystem::remove(program);
+    refused_with("No such file");
+    // And one that can.
+    install(build_folder() + "/drover");
+    CHECK(sandbox.drover({"upgrade", "web"}).status == 0);
+    CHECK(ready());
+    CHECK(sandbox.drover({"stop", "web"}).status == 0);
+    CHECK(master.wait() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+NODE_TEST_CASE("a Node cluster is upgraded, and its messages go on") {
+    Sandbox sandbox;
+    auto command = express_program<Node>("cluster.js");
+    if (!command) return;
+    Cluster cluster = run_express(sandbox, {"-n", "2"}, *command);
+    REQUIRE(cluster.wait_ready(2));
+    auto pids = field_of(cluster, "pid");
+    REQUIRE(cluster.drover({"upgrade", "web"}).status == 0);
+    CHECK(field_of(cluster, "pid") == pids);
+    REQUIRE(send(cluster, "web/1", {{"hi", 1}}) == 0);
+    CHECK(wait_said(cluster, 1, {{"got", {{"hi", 1}}}}));
+    REQUIRE(cluster.drover({"scale", "web", "3"}).status == 0);
+    CHECK(cluster.stop() == 0);
     CHECK(sandbox.leftovers() == "");
 }
 

@@ -81,6 +81,7 @@ class FakeCommands final : public Commands {
         reloads.push_back(request);
         note("reload", done);
     }
+    void upgrade(Done done) override { note("upgrade", done); }
     void promote(Done done) override { note("promote", done); }
     void roll_back(Done done) override { note("rollback", done); }
     void send(std::optional<WorkerId> worker, const std::string& data, Done done) override {
@@ -482,6 +483,7 @@ TEST_SUITE("admin") {
             {"send", R"({"worker":7,"data":{"a":[1]}})", R"(send 7 {"a":[1]})"},
             {"send", R"({"data":null})", "send 0 null"},
             {"reload", "{}", "reload"},
+            {"upgrade", "{}", "upgrade"},
             {"promote", "{}", "promote"},
             {"rollback", "{}", "rollback"},
         };

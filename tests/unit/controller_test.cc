@@ -62,6 +62,7 @@ class FakeCommands final : public Commands {
         reloads.push_back(request);
         note("reload", done);
     }
+    void upgrade(Done done) override { note("upgrade", done); }
     void promote(Done done) override { note("promote", done); }
     void roll_back(Done done) override { note("rollback", done); }
     void send(std::optional<WorkerId> worker, const std::string& data, Done done) override {

@@ -96,6 +96,11 @@ Result<void> reload(Commands& commands, const Json& args, Commands::Done done) {
     return {};
 }
 
+Result<void> upgrade(Commands& commands, const Json&, Commands::Done done) {
+    commands.upgrade(std::move(done));
+    return {};
+}
+
 Result<void> promote(Commands& commands, const Json&, Commands::Done done) {
     commands.promote(std::move(done));
     return {};
@@ -111,11 +116,11 @@ struct NamedVerb {
     Verb call;
 };
 constexpr NamedVerb kVerbs[] = {
-    {"stop", stop},          {"restart", restart},      {"scale", scale},
-    {"drain", drain},        {"weight", change_weight}, {"rescue", rescue},
-    {"resume", resume},      {"signal", send_signal},   {"policy", change_policy},
-    {"send", send_message},  {"reload", reload},        {"promote", promote},
-    {"rollback", roll_back},
+    {"stop", stop},         {"restart", restart},      {"scale", scale},
+    {"drain", drain},       {"weight", change_weight}, {"rescue", rescue},
+    {"resume", resume},     {"signal", send_signal},   {"policy", change_policy},
+    {"send", send_message}, {"reload", reload},        {"promote", promote},
+    {"upgrade", upgrade},   {"rollback", roll_back},
 };
 
 Verb find_verb(std::string_view name) {

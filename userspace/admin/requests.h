@@ -46,6 +46,8 @@ class Commands {
     virtual void signal(std::optional<WorkerId> worker, int number, Done done) = 0;
     virtual void policy(const supervisor::PolicyChoice& policy, Done done) = 0;
     virtual void reload(const supervisor::ReloadRequest& request, Done done) = 0;
+    // Answered only where it fails: then the connection stays.
+    virtual void upgrade(Done done) = 0;
     virtual void promote(Done done) = 0;
     virtual void roll_back(Done done) = 0;
     // `data` is JSON text.

@@ -11,7 +11,9 @@ namespace drover::admin {
 class SupervisorCommands final : public Commands {
   public:
     // `supervisor` outlives this object.
-    explicit SupervisorCommands(supervisor::Supervisor& supervisor) : supervisor_(supervisor) {}
+    // The upgrade is not the supervisor's business.
+    SupervisorCommands(supervisor::Supervisor& supervisor, std::function<void(Done)> upgrade)
+        : supervisor_(supervisor), upgrade_(std::move(upgrade)) {}
 
     [[nodiscard]] supervisor::Status status() const override { return supervisor_.status(); }
     [[nodiscard]] const std::deque<supervisor::Event>& recent_events() const override {
@@ -44,6 +46,7 @@ class SupervisorCommands final : public Commands {
     void reload(const supervisor::ReloadRequest& request, Done done) override {
         supervisor_.reload(request, std::move(done));
     }
+    void upgrade(Done done) override { upgrade_(std::move(done)); }
     void promote(Done done) override { supervisor_.promote(std::move(done)); }
     void roll_back(Done done) override { supervisor_.roll_back(std::move(done)); }
     void send(std::optional<WorkerId> worker, const std::string& data, Done done) override {
@@ -52,6 +55,7 @@ class SupervisorCommands final : public Commands {
 
   private:
     supervisor::Supervisor& supervisor_;
+    std::function<void(Done)> upgrade_;
 };
 
 }  // namespace drover::admin

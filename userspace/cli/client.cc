@@ -7,6 +7,7 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <thread>
 
 #include "cli/cli.h"
 #include "cli/clusters.h"
@@ -203,6 +204,32 @@ int roll_out(Connection& connection, const Invocation& invocation) {
     }
 }
 
+// Where it goes well the master becomes another program, and there is no reply: the connection
+// ends, and the new one answers under the same pid.
+int upgrade(Connection& connection, const Invocation& invocation, const Paths& paths) {
+    auto before = ask(connection, invocation.cluster, make_request("status", Json::object()));
+    if (!before) return complain(before.error());
+    auto reply = ask(connection, invocation.cluster, make_request("upgrade", Json::object()));
+    if (reply || reply.error().code != "closed")
+        return complain(reply ? Error{"protocol", "the master has not changed", 0} : reply.error());
+    constexpr int kLooks = 200;
+    for (int look = 0; look < kLooks; look++) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        auto again = Connection::open(paths.control_socket(invocation.cluster));
+        if (!again) continue;
+        auto after = ask(*again, invocation.cluster, make_request("status", Json::object()));
+        if (!after) continue;
+        put(fmt::format("upgraded {}: drover {}, before {}\n", invocation.cluster,
+                        after->value("version", "?"), before->value("version", "?")));
+        return kDone;
+    }
+    return complain({"upgrade-failed",
+                     fmt::format("the new master of {0} does not answer: its workers serve on, and "
+                                 "\"drover run\" of that name takes them over",
+                                 invocation.cluster),
+                     0});
+}
+
 int change(Connection& connection, const Invocation& invocation) {
     bool ends_master = invocation.verb == "stop" && !invocation.worker;
     auto data =
@@ -230,6 +257,7 @@ int run_client(const Invocation& given, const Paths& paths) {
     if (!connection) return complain(connection.error());
     if (invocation.verb == "status") return show_status(*connection, invocation);
     if (invocation.verb == "events") return show_events(*connection, invocation);
+    if (invocation.verb == "upgrade") return upgrade(*connection, invocation, paths);
     for (const char* verb : {"reload", "promote", "rollback"})
         if (invocation.verb == verb) return roll_out(*connection, invocation);
     return change(*connection, invocation);

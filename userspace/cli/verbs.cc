@@ -87,6 +87,8 @@ const std::vector<Verb>& verbs() {
         {"promote", "change", Target::cluster, "", "after a canary: its release for all", false,
          false},
         {"rollback", "change", Target::cluster, "", "back to the former release", false, false},
+        {"upgrade", "change", Target::cluster, "", "go on with the drover that is installed now",
+         false, false},
         {"drain", "change", Target::worker, "", "give a worker no new connections", false, false},
         {"resume", "change", Target::worker, "", "give it connections again", false, false},
         {"weight", "change", Target::worker, "W",

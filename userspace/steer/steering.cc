@@ -47,7 +47,9 @@ Result<std::unique_ptr<Steering>> Steering::open(Options options, const Paths& p
                                                  const Cgroup& cluster, EventLoop& loop,
                                                  Observer& observer) {
     std::unique_ptr<Steering> self(new Steering(std::move(options), loop, observer, paths));
-    auto keeper = Cgroup::create_anew(cluster.path() + "/keeper");
+    // A keeper that goes on is of the cgroup that there is.
+    auto create = self->options_.take_over ? Cgroup::create : Cgroup::create_anew;
+    auto keeper = create(cluster.path() + "/keeper");
     if (!keeper) return tl::unexpected(keeper.error());
     self->keeper_cgroup_ = std::move(*keeper);
     self->our_cgroups_.insert(self->keeper_cgroup_.id());
@@ -94,6 +96,7 @@ Result<void> Steering::take_living() {
         auto cgroup = Cgroup::open(living.cgroup);
         if (!cgroup) return tl::unexpected(cgroup.error());
         ids.insert(living.worker);
+        (void)cgroup->freeze(false);  // the dead master may have been moving its queue
         our_cgroups_.insert(cgroup->id());
         Member member;
         member.slot = living.slot;
@@ -114,6 +117,19 @@ void Steering::find_living() {
     // A set in which nobody is left is written, too.
     for (const auto& [index, group] : groups_) write_set(index, group.active, group.weights);
     options_.take_over = false;
+    options_.keepers.clear();  // of groups that are gone
+}
+
+std::vector<int> Steering::keepers() const {
+    std::vector<int> all;
+    for (const auto& [index, group] : groups_)
+        if (group.keeper.is_open()) all.push_back(group.keeper.get());
+    return all;
+}
+
+bool Steering::is_calm() const {
+    return std::ranges::none_of(members_,
+                                [](const auto& entry) { return entry.second.rescue != nullptr; });
 }
 
 // Ports that were named are ours before the first worker starts; those named with an address also
@@ -394,6 +410,20 @@ void Steering::drop_unused_groups(const Endpoint& chosen) {
     }
 }
 
+// Not open where none was inherited for that endpoint.
+Fd Steering::inherited_keeper(const Endpoint& endpoint, bool v6only) {
+    if (options_.keepers.empty()) return {};
+    auto listening = list_sockets(kListening);
+    if (!listening) return {};
+    for (const Socket& socket : *listening) {
+        if (!(socket.local == endpoint) || socket.v6only != v6only) continue;
+        for (Fd& keeper : options_.keepers)
+            if (keeper.is_open() && cookie_of(keeper.get()) == socket.cookie)
+                return std::move(keeper);
+    }
+    return {};
+}
+
 // A group gets its keeper, and through the keeper's socket the program for all its members.
 Result<void> Steering::set_up_group(uint32_t index, const Endpoint& endpoint, bool v6only,
                                     uid_t uid) {
@@ -405,8 +435,10 @@ Result<void> Steering::set_up_group(uint32_t index, const Endpoint& endpoint, bo
         write_active_set(programs_->groups()[index], {}, {});
         programs_->groups()[index].turn = 0;
     }
-    auto keeper = make_socket(
-        {endpoint, v6only, uid, keeper_backlog(), {keeper_cgroup_.fd(), options_.enter_late}});
+    Result<Fd> keeper = inherited_keeper(endpoint, v6only);
+    if (!keeper->is_open())
+        keeper = make_socket(
+            {endpoint, v6only, uid, keeper_backlog(), {keeper_cgroup_.fd(), options_.enter_late}});
     if (!keeper)
         return wrap(keeper.error(),
                     "connections to this port are not steered, because no keeper "

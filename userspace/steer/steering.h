@@ -83,6 +83,7 @@ struct Options {
     // Goes on with what a dead master left in the kernel, and with these; else begins anew.
     bool take_over = false;
     std::vector<LivingWorker> living;
+    std::vector<Fd> keepers;  // of a master that became this one: each goes on in its group
 };
 
 struct WorkerCounts {
@@ -174,6 +175,11 @@ class Steering {
     // With Options::take_over: finds the listeners of the workers that live on, and tells of them.
     void find_living();
 
+    // The keepers' sockets; lent.
+    [[nodiscard]] std::vector<int> keepers() const;
+    // Whether no queue is being moved: no worker is frozen then.
+    [[nodiscard]] bool is_calm() const;
+
     // Compares with the kernel's truth; called by itself every few seconds.
     void reconcile();
 
@@ -244,6 +250,7 @@ class Steering {
     void drop_unused_groups(const Endpoint& chosen);
     bool own_port(uint32_t worker, const Endpoint& endpoint);
     Result<void> set_up_group(uint32_t index, const Endpoint& endpoint, bool v6only, uid_t uid);
+    Fd inherited_keeper(const Endpoint& endpoint, bool v6only);
     void update_active_set(uint32_t index);
     void update_active_sets();
     void write_set(uint32_t index, const std::vector<uint16_t>& active,

@@ -60,6 +60,12 @@ void Channels::close(WorkerId id) {
     channels_.erase(id);
 }
 
+std::optional<WorkerId> Channels::busy() const {
+    for (const auto& [id, open] : channels_)
+        if (open.channel() != nullptr && !open.channel()->is_quiet()) return id;
+    return std::nullopt;
+}
+
 Result<void> Channels::send(WorkerId id, const std::string& data, WorkerId from) {
     auto found = channels_.find(id);
     worker::Channel* channel = found == channels_.end() ? nullptr : found->second.channel();

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -47,6 +48,9 @@ class Channels : private worker::ChannelObserver {
     void started(WorkerId id);
     // It has ended: what it still left to be read is told first.
     void close(WorkerId id);
+
+    // The first worker whose channel has something on its way; nothing where none has.
+    [[nodiscard]] std::optional<WorkerId> busy() const;
 
     Result<void> send(WorkerId id, const std::string& data, WorkerId from);
     void ask_to_finish(WorkerId id, std::chrono::milliseconds deadline);

@@ -77,7 +77,8 @@ ClusterEffects::~ClusterEffects() = default;
 
 Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& config,
                                                              const Paths& paths, EventLoop& loop,
-                                                             SavedState* saved) {
+                                                             SavedState* saved,
+                                                             std::vector<Fd> keepers) {
     std::unique_ptr<ClusterEffects> self(new ClusterEffects(config, paths, loop));
     self->soft_nofile_ = raise_fd_limit();
     auto identity = worker::find_identity(config.user, config.group);
@@ -125,6 +126,7 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
         self->drop_dead(*saved);
         options.take_over = true;
         options.living = living_of(*saved, self->cluster_.path());
+        options.keepers = std::move(keepers);
     }
     auto steering = steer::Steering::open(std::move(options), paths, self->cluster_, loop, *self);
     if (!steering) {

@@ -5,6 +5,7 @@
 // worker's numbers and resources stand side by side here.
 #pragma once
 
+#include <list>
 #include <map>
 #include <memory>
 #include <string>
@@ -35,7 +36,8 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     // alone).
     static Result<std::unique_ptr<ClusterEffects>> open(const Config& config, const Paths& paths,
                                                         EventLoop& loop,
-                                                        SavedState* saved = nullptr);
+                                                        SavedState* saved = nullptr,
+                                                        std::vector<Fd> keepers = {});
     ~ClusterEffects() override;
 
     // Who is told what happens; set before the first spawn.
@@ -43,6 +45,13 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
         observer_ = &observer;
         channels_->set_observer(observer);
     }
+
+    // What is in the way of becoming another program now: a sentence; empty where nothing is.
+    [[nodiscard]] std::string in_the_way() const;
+    // Keeps the keepers open through an execve(), and gives back the limit that is the workers'.
+    // Returns the keepers' numbers.
+    std::vector<int> prepare_exec();
+    void undo_prepare_exec();  // it has failed
 
     // Tells the observer where the workers that were taken over listen.
     void find_living() { steering_->find_living(); }
@@ -106,10 +115,10 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
                                     std::vector<Fd>& kept);
     // Where there is none yet; at that address, or a new one.
     Result<void> open_notify_socket(const std::string& at = {});
-    void drop_dead(SavedState& saved) const;
+    void drop_dead(SavedState& saved);
+    void reap_later(int pid);
     void adopt(const SavedWorker& saved, std::shared_ptr<const Config> config);
     void adopt_channel(const SavedWorker& saved, const Process& process);
-    std::string saved_text_;  // as it was last written
     void remove_cgroups(int looks, const std::function<void()>& done);
     Result<worker::SpawnRequest> request_for(const SpawnOrder& order);
     // The policy `shared`: one socket for all workers.
@@ -150,6 +159,14 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     std::unique_ptr<Channels> channels_;
     std::map<WorkerId, Process> processes_;
     int leaving_ = 0;
+    std::string saved_text_;  // the state as it was last written down
+    // Helpers of the master before this one (its logger, its controller): where they are children of
+    // this process, too, somebody has to reap them.
+    struct Heirloom {
+        Fd pidfd;
+        EventLoop::Source on_end;
+    };
+    std::list<Heirloom> heirlooms_;
     EventLoop::Source on_cluster_empty_;
 };
 

@@ -7,7 +7,9 @@
 // master's, so when it ends nobody learns its exit status. It has kept the master's ends of its
 // channel open beside its own: a duplicate is fetched from it. Its output goes on to the logger of
 // the dead master, which ends with the last of those workers.
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 
@@ -42,20 +44,62 @@ void ClusterEffects::save(SavedState state) {
 }
 
 // Leaves those whose main process lives, and ends what others have left behind.
-void ClusterEffects::drop_dead(SavedState& saved) const {
+void ClusterEffects::drop_dead(SavedState& saved) {
     std::erase_if(saved.workers, [](const SavedWorker& worker) {
         return worker.pid_started == 0 || start_of_process(worker.pid) != worker.pid_started;
     });
     for (const std::string& name : cluster_.children()) {
-        bool is_known =
-            name == "logger" || std::ranges::any_of(saved.workers, [&](const auto& worker) {
-                return name == fmt::format("w{}", worker.id);
-            });
+        bool is_known = name == "logger" || name == "keeper" ||
+                        std::ranges::any_of(saved.workers, [&](const auto& worker) {
+                            return name == fmt::format("w{}", worker.id);
+                        });
         auto child = Cgroup::open(cluster_.path() + "/" + name);
-        if (is_known || !child) continue;
+        if (!child) continue;
+        bool is_helper = name == "logger" || name == "controller";
+        if (is_helper)
+            for (int pid : child->pids()) reap_later(pid);
+        if (is_known) continue;
         child->kill();
         (void)child->remove();  // where that is too early, it goes with the cluster
     }
+}
+
+void ClusterEffects::reap_later(int pid) {
+    auto heirloom = heirlooms_.insert(heirlooms_.end(), Heirloom{Fd(sys::pidfd_open(pid)), {}});
+    if (!heirloom->pidfd.is_open()) return heirlooms_.pop_back();
+    heirloom->on_end = loop_.on_io(heirloom->pidfd.get(), EPOLLIN, [this, heirloom](uint32_t) {
+        if (worker::reap(heirloom->pidfd.get())) heirlooms_.erase(heirloom);
+    });
+}
+
+std::string ClusterEffects::in_the_way() const {
+    if (!steering_->is_calm()) return "a queue is being moved";
+    if (leaving_ > 0) return "a worker is ending";
+    if (auto busy = channels_->busy())
+        return fmt::format("messages of worker {} are on their way", *busy);
+    for (const auto& [id, process] : processes_)
+        if (process.exec_status.is_open() || process.look)
+            return fmt::format("worker {} is starting", id);
+    return "";
+}
+
+std::vector<int> ClusterEffects::prepare_exec() {
+    auto keepers = steering_->keepers();
+    for (int keeper : keepers) ::fcntl(keeper, F_SETFD, 0);
+    rlimit files{};
+    if (::getrlimit(RLIMIT_NOFILE, &files) == 0 && soft_nofile_ > 0) {
+        files.rlim_cur = std::min<rlim_t>(soft_nofile_, files.rlim_max);
+        (void)::setrlimit(RLIMIT_NOFILE, &files);
+    }
+    return keepers;
+}
+
+void ClusterEffects::undo_prepare_exec() {
+    for (int keeper : steering_->keepers()) ::fcntl(keeper, F_SETFD, FD_CLOEXEC);
+    rlimit files{};
+    if (::getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+    files.rlim_cur = files.rlim_max;
+    (void)::setrlimit(RLIMIT_NOFILE, &files);
 }
 
 void ClusterEffects::adopt(const SavedWorker& saved, std::shared_ptr<const Config> config) {

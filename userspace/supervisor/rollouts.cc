@@ -100,6 +100,11 @@ Result<void> Supervisor::may_roll_out() const {
     return {};
 }
 
+Result<void> Supervisor::may_be_upgraded() const {
+    if (rollout_ || next_rollout_) return busy();
+    return may_roll_out();
+}
+
 Result<void> Supervisor::busy() const {
     const Running& running = next_rollout_ ? *next_rollout_ : *rollout_;
     return fail("bad-state", fmt::format("workers are being replaced ({} of {} are): wait until it "

@@ -74,6 +74,8 @@ class Supervisor : public WorkerObserver {
     void reload(const ReloadRequest& request, Done done);
     // The same to a configuration as a whole.
     void reload_as(Config config, Done done);
+    // Whether it stands still enough for another program to go on with it. Error "bad-state".
+    [[nodiscard]] Result<void> may_be_upgraded() const;
     void promote(Done done);    // the canary's release to the other instances too
     void roll_back(Done done);  // back to the release before the canary, or before the last reload
     void policy(const PolicyChoice& policy, Done done);

@@ -80,6 +80,9 @@ class Channel {
     // Asks the worker to finish its work and end.
     virtual Result<void> disconnect(std::chrono::milliseconds deadline) = 0;
 
+    // Nothing is on its way in it: neither a part of a line nor what the worker has still to read.
+    [[nodiscard]] virtual bool is_quiet() const = 0;
+
     // Lines that were of an unknown type, and were ignored.
     [[nodiscard]] virtual uint64_t unknown_total() const = 0;
 };

@@ -322,6 +322,10 @@ void LineChannel::close() {
     impl_->close();
 }
 
+bool LineChannel::is_quiet() const {
+    return impl_->queued() == 0 && impl_->splitter.unfinished().empty();
+}
+
 uint64_t LineChannel::unknown_total() const {
     return impl_->unknown_total;
 }

@@ -63,6 +63,7 @@ class LineChannel final : public Channel {
     // From within one of the observer's calls nothing more is read.
     void close();
 
+    [[nodiscard]] bool is_quiet() const override;
     [[nodiscard]] uint64_t unknown_total() const override;
     [[nodiscard]] size_t queued_bytes() const;  // written by the master, not yet in the pipe
 

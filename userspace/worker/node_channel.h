@@ -69,6 +69,9 @@ class NodeChannel : public Channel {
     // already), "closed". After a disconnect nothing is sent.
     Result<void> answer(uint64_t query, SocketAnswer&& answer);
 
+    [[nodiscard]] bool is_quiet() const override {
+        return lines_.empty() && handles_.empty() && queries_.empty() && !cutter_.is_within_line();
+    }
     [[nodiscard]] uint64_t unknown_total() const override { return unknown_total_; }
 
   private:
