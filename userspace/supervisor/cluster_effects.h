@@ -160,8 +160,8 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     std::map<WorkerId, Process> processes_;
     int leaving_ = 0;
     std::string saved_text_;  // the state as it was last written down
-    // Helpers of the master before this one (its logger, its controller): where they are children of
-    // this process, too, somebody has to reap them.
+    // Helpers of the master before this one (its logger, its controller): where they are children
+    // of this process, too, somebody has to reap them.
     struct Heirloom {
         Fd pidfd;
         EventLoop::Source on_end;
