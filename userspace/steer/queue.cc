@@ -81,15 +81,18 @@ Result<void> move_queue(int listener, int backlog) {
     return {};
 }
 
+uint64_t socket_cookie(int socket) {
+    uint64_t cookie = 0;
+    socklen_t length = sizeof(cookie);
+    ::getsockopt(socket, SOL_SOCKET, SO_COOKIE, &cookie, &length);
+    return cookie;
+}
+
 Fd borrow_again(const SocketPlace& place, uint64_t cookie) {
     if (place.pid == 0) return {};
     Fd process(sys::pidfd_open(place.pid));
     Fd copy(process.is_open() ? sys::pidfd_getfd(process.get(), place.fd) : -1);
-    uint64_t found = 0;
-    socklen_t length = sizeof(found);
-    if (!copy.is_open() || ::getsockopt(copy.get(), SOL_SOCKET, SO_COOKIE, &found, &length) != 0 ||
-        found != cookie)
-        return {};
+    if (!copy.is_open() || socket_cookie(copy.get()) != cookie) return {};
     return copy;
 }
 

@@ -36,6 +36,8 @@ Result<Fd> make_socket(const SocketRequest& request);
 // of the active set before. The listener's own process must not call accept() meanwhile.
 Result<void> move_queue(int listener, int backlog);
 
+uint64_t socket_cookie(int socket);  // 0 where it is no socket
+
 // Which process has a socket open, and as which descriptor. May be true no longer.
 struct SocketPlace {
     int pid = 0;  // 0: not known

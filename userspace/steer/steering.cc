@@ -15,13 +15,6 @@ namespace {
 
 constexpr std::chrono::seconds kReconcileEvery{5};
 
-uint64_t cookie_of(int socket) {
-    uint64_t cookie = 0;
-    socklen_t length = sizeof(cookie);
-    ::getsockopt(socket, SOL_SOCKET, SO_COOKIE, &cookie, &length);
-    return cookie;
-}
-
 // Depth of a cgroup below the root of the hierarchy, as the programs count it.
 Result<uint32_t> depth_of(const std::string& path) {
     auto mount = Cgroup::mount_point();
@@ -86,50 +79,6 @@ Result<std::unique_ptr<Steering>> Steering::open(Options options, const Paths& p
     }
     self->schedule_reconcile();
     return self;
-}
-
-// What the maps do not say of the workers that live on. Their listeners are found by reconcile(),
-// when there is somebody to be told.
-Result<void> Steering::take_living() {
-    std::set<uint32_t> ids;
-    for (const LivingWorker& living : options_.living) {
-        auto cgroup = Cgroup::open(living.cgroup);
-        if (!cgroup) return tl::unexpected(cgroup.error());
-        ids.insert(living.worker);
-        (void)cgroup->freeze(false);  // the dead master may have been moving its queue
-        our_cgroups_.insert(cgroup->id());
-        Member member;
-        member.slot = living.slot;
-        member.instance = living.instance;
-        member.cgroup = std::move(*cgroup);
-        member.active = living.active;
-        member.weight = living.weight;
-        members_.emplace(living.worker, std::move(member));
-    }
-    if (!options_.take_over) return {};
-    slots_->keep_only(ids);
-    programs_->untag_all_but(ids);
-    return {};
-}
-
-void Steering::find_living() {
-    reconcile();
-    // A set in which nobody is left is written, too.
-    for (const auto& [index, group] : groups_) write_set(index, group.active, group.weights);
-    options_.take_over = false;
-    options_.keepers.clear();  // of groups that are gone
-}
-
-std::vector<int> Steering::keepers() const {
-    std::vector<int> all;
-    for (const auto& [index, group] : groups_)
-        if (group.keeper.is_open()) all.push_back(group.keeper.get());
-    return all;
-}
-
-bool Steering::is_calm() const {
-    return std::ranges::none_of(members_,
-                                [](const auto& entry) { return entry.second.rescue != nullptr; });
 }
 
 // Ports that were named are ours before the first worker starts; those named with an address also
@@ -410,20 +359,6 @@ void Steering::drop_unused_groups(const Endpoint& chosen) {
     }
 }
 
-// Not open where none was inherited for that endpoint.
-Fd Steering::inherited_keeper(const Endpoint& endpoint, bool v6only) {
-    if (options_.keepers.empty()) return {};
-    auto listening = list_sockets(kListening);
-    if (!listening) return {};
-    for (const Socket& socket : *listening) {
-        if (!(socket.local == endpoint) || socket.v6only != v6only) continue;
-        for (Fd& keeper : options_.keepers)
-            if (keeper.is_open() && cookie_of(keeper.get()) == socket.cookie)
-                return std::move(keeper);
-    }
-    return {};
-}
-
 // A group gets its keeper, and through the keeper's socket the program for all its members.
 Result<void> Steering::set_up_group(uint32_t index, const Endpoint& endpoint, bool v6only,
                                     uid_t uid) {
@@ -444,7 +379,7 @@ Result<void> Steering::set_up_group(uint32_t index, const Endpoint& endpoint, bo
                     "connections to this port are not steered, because no keeper "
                     "could be made");
     if (auto attached = programs_->attach_steering(keeper->get()); !attached) return attached;
-    group.keeper_cookie = cookie_of(keeper->get());
+    group.keeper_cookie = socket_cookie(keeper->get());
     group.keeper = std::move(*keeper);
     groups_[index] = std::move(group);
     used_groups_.insert(index);
