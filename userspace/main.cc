@@ -170,8 +170,9 @@ int run_master(supervisor::Config config, const Paths& paths, const std::string&
     if (!loop) return refuse(loop.error());
 
     // 4. Steering is loaded and named ports are taken, the logger runs.
-    auto effects = supervisor::ClusterEffects::open(config, paths, *loop, saved ? &*saved : nullptr,
-                                                    inherited_keepers());
+    auto effects =
+        supervisor::ClusterEffects::open(config, paths, *loop, saved ? &*saved : nullptr,
+                                         goes_on ? inherited_keepers() : std::vector<Fd>());
     if (!effects) {
         // What lives on is the next one's to take over.
         if (!saved) supervisor::remove_run_folder(paths, config.name);

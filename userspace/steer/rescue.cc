@@ -94,7 +94,7 @@ Result<Fd> Steering::borrow_listener(Member& member, uint64_t cookie) {
     if (!sockets) return tl::unexpected(sockets.error());
     for (const Socket& socket : *sockets)
         if (socket.cookie == cookie) return borrow_socket(member.cgroup, socket.inode, place);
-    return fail("not-found", "the listener has just been closed");
+    return fail("closed", "the listener has just been closed");
 }
 
 // Everything of the worker stands still.
@@ -106,7 +106,7 @@ void Steering::move_worker_queue(uint32_t worker) {
     for (auto& [cookie, listener] : member.listeners) {
         auto socket = borrow_listener(member, cookie);
         if (!socket) {
-            if (socket.error().code != "not-found") moved = tl::unexpected(socket.error());
+            if (socket.error().code != "closed") moved = tl::unexpected(socket.error());
             continue;
         }
         auto queue = queue_length(socket->get());
@@ -135,8 +135,8 @@ void Steering::finish_rescue(uint32_t worker, Result<uint64_t> moved) {
 
 void Steering::watch_queues() {
     if (options_.stall_after.count() == 0) return;
-    calm_looks_ =
-        0;  // also where the last look is still to come: it would be the last one for ever
+    // Also where the last look is still to come: it would be the last one for ever.
+    calm_looks_ = 0;
     if (on_watch_.is_active()) return;
     // What was seen when somebody last looked says nothing about now.
     for (auto& [worker, member] : members_) member.watch.moved_at = steady_clock::now();
