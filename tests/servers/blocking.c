@@ -6,7 +6,8 @@
 //
 //     blocking [--port N] [--reuseport] [--backlog N]
 //
-//     GET /work?ms=2        sleeps 2 ms
+//     GET /work?ms=2        sleeps until 2 ms after accept(): so long this connection occupies it, what
+//                           it takes to read the request included, so that a load of 0.9 is one
 //     GET /work?burn_ms=20  uses 20 ms of CPU time
 //
 // It answers with its process id, in the header X-Worker and as "pid N". Where a listening socket
@@ -55,8 +56,7 @@ static int64_t now_ns(clockid_t clock) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static void sleep_for(int64_t ns) {
-    int64_t end = now_ns(CLOCK_MONOTONIC) + ns;
+static void sleep_until(int64_t end) {
     struct timespec until = {.tv_sec = end / 1000000000, .tv_nsec = end % 1000000000};
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR) {
     }
@@ -76,6 +76,7 @@ static int64_t ns_of(const char* request, const char* name) {
 }
 
 static void serve(int fd) {
+    int64_t accepted = now_ns(CLOCK_MONOTONIC);
     char request[4096], body[32], text[256];
     size_t length = 0;
     int body_length;
@@ -88,7 +89,7 @@ static void serve(int fd) {
     } while (!strstr(request, "\r\n\r\n") && length < sizeof(request) - 1);
     *strchrnul(request, '\r') = '\0';  // the first line has all that counts
 
-    sleep_for(ns_of(request, "?ms="));
+    sleep_until(accepted + ns_of(request, "?ms="));
     burn(ns_of(request, "?burn_ms="));
     body_length = snprintf(body, sizeof(body), "pid %d\n", getpid());
     length = (size_t)snprintf(text, sizeof(text),

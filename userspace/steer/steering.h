@@ -297,7 +297,7 @@ class Steering {
     std::chrono::milliseconds hurry_pause_{0};  // after a hurry that was for nothing
     bool hurry_helped_ = false;
     std::chrono::steady_clock::duration move_took_{0};     // the last move of a worker's queue
-    std::chrono::steady_clock::time_point relief_from_{};  // not before then another one in a hurry
+    std::chrono::steady_clock::time_point relieved_at_{};  // the last one in a hurry
     bool refusing_ = false;
     EventLoop::Source on_events_;
     EventLoop::Source on_reconcile_;
