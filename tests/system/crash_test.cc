@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 
+#include "counters.h"
 #include "harness.h"
 #include "http.h"
 
@@ -35,19 +36,6 @@ Shares answers(Connections& connections) {
         counts[reply.ok() ? instance_in(reply.body) : -1]++;
     }
     return counts;
-}
-
-// The counters that hello keeps in a shared file.
-struct Counters {
-    uint64_t accepted = 0;
-    uint64_t answered = 0;
-};
-
-Counters read_counters(const std::string& path) {
-    Counters counters;
-    std::string bytes = read_file(path);
-    if (bytes.size() >= sizeof(counters)) std::memcpy(&counters, bytes.data(), sizeof(counters));
-    return counters;
 }
 
 bool wait_replaced(Cluster& cluster, int instance, pid_t former) {

@@ -600,4 +600,11 @@ std::string Crowd::Result::text() const {
     return text;
 }
 
+void check_unharmed(Crowd& crowd) {
+    CHECK(crowd.wait_answered(100));
+    auto result = crowd.stop();
+    INFO(result.text());
+    CHECK(result.failed() == 0);
+}
+
 }  // namespace drover::test

@@ -78,6 +78,7 @@ class Crowd {
     bool wait_answered(int more);
     // The same for requests begun, answered or not.
     bool wait_started(int more);
+    [[nodiscard]] int started() const { return started_; }
 
   private:
     CrowdOptions options_;
@@ -87,5 +88,8 @@ class Crowd {
     Result result_;  // the thread's, until it has ended
     std::thread thread_;
 };
+
+// Lets it go on for a moment, and stops it: none of its requests may have failed.
+void check_unharmed(Crowd& crowd);
 
 }  // namespace drover::test

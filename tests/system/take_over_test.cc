@@ -7,7 +7,6 @@
 #include <filesystem>
 #include <memory>
 
-#include "crowd.h"
 #include "harness.h"
 #include "http.h"
 #include "messages.h"
@@ -85,29 +84,6 @@ TEST_CASE("the next run takes the living workers over, and their counts with the
         CHECK(eventually([&] { return second.worker(instance)["live"] == 0; }));
     CHECK(second.status()["corrections_total"] == 0);
     CHECK(second.stop() == 0);
-    CHECK(sandbox.leftovers() == "");
-}
-
-TEST_CASE("a master that is killed again and again under a crowd loses nothing") {
-    Sandbox sandbox;
-    CrowdOptions options;
-    auto cluster = std::make_unique<Cluster>(sandbox, "web", kFour, hello());
-    REQUIRE(cluster->wait_ready(4));
-    auto pids = field_of(*cluster, "pid");
-    Crowd crowd(crowd_options());
-    for (int round = 0; round < 5; round++) {
-        REQUIRE(crowd.wait_answered(100));
-        kill_master(*cluster);
-        REQUIRE(crowd.wait_answered(50));
-        cluster = std::make_unique<Cluster>(sandbox, "web", kFour, hello());
-        REQUIRE(cluster->wait_ready(4));
-        CHECK(field_of(*cluster, "pid") == pids);
-    }
-    auto result = crowd.stop();
-    INFO(result.text());
-    CHECK(result.failed() == 0);
-    CHECK(cluster->status()["corrections_total"] == 0);
-    CHECK(cluster->stop() == 0);
     CHECK(sandbox.leftovers() == "");
 }
 
@@ -281,35 +257,6 @@ TEST_CASE("a worker that was held, and one that was being drained, are so still"
     REQUIRE(second.wait_ready(3));
     CHECK(spread("127.0.0.1", 8080, 30).count(0) == 1);
     CHECK(second.stop() == 0);
-    CHECK(sandbox.leftovers() == "");
-}
-
-TEST_CASE("a master that is upgraded again and again under a crowd loses nothing, nor its pid") {
-    Sandbox sandbox;
-    Cluster cluster(sandbox, "web", kFour, hello());
-    REQUIRE(cluster.wait_ready(4));
-    pid_t master = cluster.master().pid();
-    auto pids = field_of(cluster, "pid");
-    Crowd crowd(crowd_options());
-    for (int round = 0; round < 10; round++) {
-        REQUIRE(crowd.wait_answered(50));
-        auto upgraded = cluster.drover({"upgrade", "web"});
-        INFO(upgraded.err);
-        REQUIRE(upgraded.status == 0);
-        CHECK(contains(upgraded.out, "upgraded web"));
-        CHECK(cluster.status()["pid"] == master);
-        CHECK(field_of(cluster, "pid") == pids);
-    }
-    auto result = crowd.stop();
-    INFO(result.text());
-    CHECK(result.failed() == 0);
-    CHECK(cluster.status()["corrections_total"] == 0);
-    // The workers are its children still: how they end is known.
-    REQUIRE(cluster.drover({"signal", cluster.target(0), "KILL"}).status == 0);
-    REQUIRE(eventually([&] { return cluster.worker(0)["last_exit"].is_object(); }));
-    CHECK(cluster.worker(0)["last_exit"]["signal"] == "KILL");
-    REQUIRE(cluster.wait_ready(4));
-    CHECK(cluster.stop() == 0);
     CHECK(sandbox.leftovers() == "");
 }
 
