@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "base/event_loop.h"
 
+#include <algorithm>
 #include <csignal>
 
 namespace drover {
@@ -55,10 +56,15 @@ EventLoop::Source EventLoop::after(std::chrono::microseconds delay, std::functio
     auto dispatch = [](sd_event_source*, uint64_t, void* data) {
         return call(static_cast<Source::Registration*>(data)->on_fire);
     };
-    auto microseconds = delay.count() > 0 ? static_cast<uint64_t>(delay.count()) : 0;
+    // From now on: what sd-event itself calls "now" is when it woke up, and a handler may have
+    // taken its time since.
+    auto due = std::chrono::ceil<std::chrono::microseconds>(
+        std::chrono::steady_clock::now().time_since_epoch() +
+        std::max(delay, std::chrono::microseconds(0)));
     constexpr uint64_t kAccuracy = 1000;
-    if (sd_event_add_time_relative(event_.get(), &registration->source, CLOCK_MONOTONIC,
-                                   microseconds, kAccuracy, dispatch, registration.get()) >= 0)
+    if (sd_event_add_time(event_.get(), &registration->source, CLOCK_MONOTONIC,
+                          static_cast<uint64_t>(due.count()), kAccuracy, dispatch,
+                          registration.get()) >= 0)
         source.registration_ = std::move(registration);
     return source;
 }

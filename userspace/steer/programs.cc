@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstdio>
 #include <filesystem>
 #include <string_view>
 
@@ -58,12 +59,15 @@ std::string pin_of(const std::string& folder, const bpf_map* map) {
     return folder + "/" + name;
 }
 
-// But for the configuration, which no program changes.
+// The configuration, which no program changes: each load has its own.
+bool is_configuration(const bpf_map* map) {
+    return std::string_view(bpf_map__name(map)).find(".rodata") != std::string_view::npos;
+}
+
 Result<void> reuse_maps(bpf_object* object, const std::string& folder) {
     bpf_map* map = nullptr;
     bpf_object__for_each_map(map, object) {
-        if (std::string_view(bpf_map__name(map)).find(".rodata") != std::string_view::npos)
-            continue;
+        if (is_configuration(map)) continue;
         Fd pinned(bpf_obj_get(pin_of(folder, map).c_str()));
         if (!pinned.is_open() || bpf_map__reuse_fd(map, pinned.get()) != 0)
             return fail_errno(errno, fmt::format("take over the BPF map {}", bpf_map__name(map)));
@@ -86,6 +90,27 @@ Result<void> attach(bpf_program* program, bpf_link*& link, int cgroup, const std
         return fail_errno(errno, fmt::format("attach the BPF program {} to the cluster's cgroup",
                                              bpf_program__name(program)));
     if (bpf_link__pin(link, pin.c_str()) != 0) return fail_errno(errno, fmt::format("pin {}", pin));
+    return {};
+}
+
+Result<void> pin_maps(bpf_object* object, const std::string& folder) {
+    bpf_map* map = nullptr;
+    bpf_object__for_each_map(map, object) {
+        if (is_configuration(map)) continue;
+        if (bpf_map__pin(map, pin_of(folder, map).c_str()) != 0)
+            return fail_errno(errno, fmt::format("pin the BPF map {}", bpf_map__name(map)));
+    }
+    return {};
+}
+
+// In place of the one that may be there: a take-over that is cut short leaves one of the two.
+Result<void> pin_program(bpf_program* program, const std::string& path) {
+    std::string fresh = path + "_new";  // bpffs takes no dots
+    std::error_code ignored;
+    fs::remove(fresh, ignored);
+    if (bpf_program__pin(program, fresh.c_str()) != 0 ||
+        std::rename(fresh.c_str(), path.c_str()) != 0)
+        return fail_errno(errno, fmt::format("pin the BPF program {}", bpf_program__name(program)));
     return {};
 }
 
@@ -152,14 +177,11 @@ Result<std::unique_ptr<Programs>> Programs::load(
                                            : attach(hook.program, *hook.link, cluster.fd(), pin);
         if (!attached) return tl::unexpected(attached.error());
     }
-    bpf_map* map = nullptr;
-    bpf_object__for_each_map(map, impl->skeleton->obj)
-        fs::remove(pin_of(pin_folder, map), ignored);  // pinned anew in a moment
-    fs::remove(pin_folder + "/program_steer", ignored);
-    if (bpf_object__pin_maps(impl->skeleton->obj, pin_folder.c_str()) != 0)
-        return fail_errno(errno, fmt::format("pin the BPF maps in {}", pin_folder));
-    if (bpf_program__pin(programs.steer, (pin_folder + "/program_steer").c_str()) != 0)
-        return fail_errno(errno, fmt::format("pin the steering program in {}", pin_folder));
+    if (from == From::nothing)
+        if (auto pinned = pin_maps(impl->skeleton->obj, pin_folder); !pinned)
+            return tl::unexpected(pinned.error());
+    if (auto pinned = pin_program(programs.steer, pin_folder + "/program_steer"); !pinned)
+        return tl::unexpected(pinned.error());
 
     auto sample = [](void* context, void* data, size_t size) {
         auto* self = static_cast<Impl*>(context);

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
@@ -75,10 +76,25 @@ Result<Fd> make_socket(const SocketRequest& request) {
 
 // shutdown() takes the socket out of its group; the kernel then asks the program, connection by
 // connection, where to put what waited. listen() puts it back, by way of the listen callback.
+//
+// A child does both, with all our descriptors (vfork: it costs little, and we wait). If it were us,
+// and we were killed in between, the worker would not listen any more and never know.
 Result<void> move_queue(int listener, int backlog) {
-    if (::shutdown(listener, SHUT_RD) != 0) return fail_errno(errno, "move a queue (shutdown)");
-    if (::listen(listener, backlog) != 0) return fail_errno(errno, "move a queue (listen)");
-    return {};
+    constexpr int kInListen = 0x80;  // beside errno
+    pid_t child = ::vfork();
+    if (child == 0) {
+        if (::shutdown(listener, SHUT_RD) != 0) ::_exit(errno);
+        if (::listen(listener, backlog) != 0) ::_exit(errno | kInListen);
+        ::_exit(0);
+    }
+    if (child < 0) return fail_errno(errno, "move a queue (vfork)");
+    int status = 0;
+    while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+    }
+    int code = WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
+    if (code == 0) return {};
+    return fail_errno(code & ~kInListen,
+                      code & kInListen ? "move a queue (listen)" : "move a queue (shutdown)");
 }
 
 uint64_t socket_cookie(int socket) {

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: MIT
+//
+// The master is killed in the middle of what it does, before each of its system calls that change
+// something: the workers serve on, the next master finds its way, and nothing stays behind or
+// frozen.
+//
+// strace does it. The deed is done once to see which calls the master makes for it, and then anew
+// for each of them, where `strace -e inject=CALL:signal=KILL:when=N` ends the master on entering
+// its Nth one. With DROVER_TEST_FULL for each call, but of one kind no more than kMostOfOneKind,
+// evenly spread; else for a few, chosen by chance (DROVER_TEST_SEED repeats the choice).
+#include <fmt/format.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+#include <iterator>
+#include <map>
+#include <memory>
+#include <random>
+#include <sstream>
+
+#include "crowd.h"
+#include "harness.h"
+#include "http.h"
+
+namespace drover::test {
+
+namespace {
+
+const char* const kCalls =
+    "bpf,clone3,write,pwrite64,mkdir,rmdir,unlink,unlinkat,rename,bind,listen,shutdown,setsockopt,"
+    "sendmsg,sendto,kill,pidfd_send_signal,execve,ftruncate";
+constexpr size_t kMostOfOneKind = 40;
+constexpr size_t kChosen = 4;  // in a short run
+constexpr int kWorkers = 2;
+
+// Before the `nth` call of that kind; `text` is how strace showed it when nothing was killed.
+struct Point {
+    std::string call;
+    int nth = 0;
+    std::string text;
+};
+
+// Cluster "web" with two workers on port 8080; the master runs under strace where `tracer` is
+// given.
+struct Scene {
+    Sandbox sandbox;
+    std::unique_ptr<Cluster> cluster;
+    Child traced;  // instead of `cluster`: strace, and the master below it
+    std::vector<std::unique_ptr<Connection>> waiting;
+
+    static Words options() {
+        return {"-n", std::to_string(kWorkers), "--policy", "round-robin", "--drain-timeout", "1s"};
+    }
+    void run() {
+        cluster = std::make_unique<Cluster>(sandbox, "web", options(), hello());
+        REQUIRE(cluster->wait_ready(kWorkers));
+    }
+    void kill_master() const {
+        cluster->master().send(SIGKILL);
+        CHECK(cluster->master().wait() == 128 + SIGKILL);
+    }
+    void stop_worker(int signal) {
+        for (pid_t pid : stopped_) ::kill(pid, signal);
+    }
+    void tell(const Words& words) { (void)sandbox.drover(words, milliseconds(20'000)); }
+
+    std::vector<pid_t> stopped_;
+};
+
+// Something that a master does. `begin` brings about what has to be before, `act` has it done; it
+// returns when it is done, or when the master is dead.
+struct Deed {
+    std::string name;
+    std::function<void(Scene&)> act;
+    bool serves = true;  // whether somebody serves all the time
+};
+
+bool master_runs(Scene& scene) {
+    return scene.cluster->master().runs();
+}
+
+void wait_ready_or_dead(Scene& scene) {
+    CHECK(eventually([&] {
+        if (!master_runs(scene)) return true;
+        Json status = scene.cluster->status();
+        return status.is_object() && status["ready"] == status["wanted"] &&
+               status["workers"].size() == status["wanted"];
+    }));
+}
+
+const std::vector<Deed>& deeds() {
+    static const std::vector<Deed> all = {
+        {"reload",
+         [](Scene& scene) {
+             scene.tell({"reload", "web"});
+         }},
+        {"a canary, promoted",
+         [](Scene& scene) {
+             scene.tell({"reload", "web", "--canary", "1"});
+             scene.tell({"promote", "web"});
+         }},
+        {"a canary, taken back",
+         [](Scene& scene) {
+             scene.tell({"reload", "web", "--canary", "1"});
+             scene.tell({"rollback", "web"});
+         }},
+        {"scale up and down",
+         [](Scene& scene) {
+             scene.tell({"scale", "web", "4"});
+             scene.tell({"scale", "web", "2"});
+         }},
+        {"restart",
+         [](Scene& scene) {
+             scene.tell({"restart", "web"});
+         }},
+        {"a worker crashes",
+         [](Scene& scene) {
+             pid_t victim = scene.cluster->pid_of(0);
+             ::kill(victim, SIGKILL);
+             CHECK(eventually(
+                 [&] { return !master_runs(scene) || scene.cluster->pid_of(0) != victim; }));
+         }},
+        {"drain, resume, weight, policy",
+         [](Scene& scene) {
+             scene.tell({"drain", "web/1"});
+             scene.tell({"resume", "web/1"});
+             scene.tell({"weight", "web/2", "3"});
+             scene.tell({"weight", "web/2", "1"});
+             scene.tell({"policy", "web", "source"});
+             scene.tell({"policy", "web", "round-robin"});
+         }},
+        {"rescue",
+         [](Scene& scene) {
+             pid_t pid = scene.cluster->pid_of(0);
+             scene.stopped_.push_back(pid);
+             ::kill(pid, SIGSTOP);
+             for (int i = 0; i < 6; i++) {
+                 scene.waiting.push_back(std::make_unique<Connection>("127.0.0.1", 8080));
+                 CHECK(scene.waiting.back()->send_request("/", false));
+             }
+             // It is done by itself, too, after half a second.
+             scene.tell({"rescue", "web/1"});
+         }},
+        {"upgrade",
+         [](Scene& scene) {
+             scene.tell({"upgrade", "web"});
+         }},
+        {"stop",
+         [](Scene& scene) {
+             scene.tell({"stop", "web"});
+         },
+         false},
+    };
+    return all;
+}
+
+Words strace(const Scene& scene, const std::optional<Point>& point) {
+    Words command = {"/usr/bin/strace",           "-q", "-o",
+                     scene.sandbox.path("trace"), "-e", fmt::format("trace={}", kCalls)};
+    if (point)
+        for (const auto& word : {std::string("-e"), fmt::format("inject={}:signal=KILL:when={}",
+                                                                point->call, point->nth)})
+            command.push_back(word);
+    return command;
+}
+
+Child start(Scene& scene, const Words& command) {
+    return scene.sandbox.start(
+        {.command = command, .extra_environment = {}, .identity = {}, .cwd = {}});
+}
+
+// strace at the running master.
+Child attach(Scene& scene, const std::optional<Point>& point) {
+    pid_t master = scene.cluster->master().pid();
+    Words command = strace(scene, point);
+    command.insert(command.end(), {"-p", std::to_string(master)});
+    Child tracer = start(scene, command);
+    REQUIRE(eventually([&] {
+        return !contains(read_file(fmt::format("/proc/{}/status", master)), "TracerPid:\t0\n");
+    }));
+    return tracer;
+}
+
+std::vector<Point> points_in(const std::string& trace) {
+    std::vector<Point> points;
+    std::map<std::string, int> counts;
+    std::istringstream lines(trace);
+    for (std::string line; std::getline(lines, line);) {
+        auto bracket = line.find('(');
+        if (bracket == std::string::npos || !std::isalpha(line[0])) continue;
+        std::string call = line.substr(0, bracket);
+        points.push_back({call, ++counts[call], line});
+    }
+    return points;
+}
+
+unsigned seed() {
+    const char* given = std::getenv("DROVER_TEST_SEED");
+    return given != nullptr ? static_cast<unsigned>(std::atoi(given)) : std::random_device()();
+}
+
+// Of those of each kind some, evenly spread; in a short run a few of all.
+std::vector<Point> chosen(const std::vector<Point>& points, unsigned with_seed) {
+    std::map<std::string, size_t> totals, seen;
+    for (const Point& point : points) totals[point.call]++;
+    std::vector<Point> some;
+    for (const Point& point : points) {
+        size_t total = totals[point.call], number = seen[point.call]++;
+        size_t most = std::min(total, kMostOfOneKind);
+        if (number * most / total != (number + 1) * most / total) some.push_back(point);
+    }
+    if (is_full_run()) return some;
+    std::mt19937 random(with_seed);
+    std::vector<Point> few;
+    std::ranges::sample(some, std::back_inserter(few), kChosen, random);
+    return few;
+}
+
+// Whether some cgroup of the sandbox is told to be frozen.
+bool any_frozen(const Sandbox& sandbox) {
+    std::error_code error;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(sandbox.cgroup(), error))
+        if (entry.path().filename() == "cgroup.freeze" && read_file(entry.path()) != "0\n")
+            return true;
+    return false;
+}
+
+// What has to be so when a master was killed in the middle of something.
+void check_goes_on(Scene& scene, bool serves) {
+    if (serves) CHECK(get("127.0.0.1", 8080).error == "");
+    scene.cluster = std::make_unique<Cluster>(scene.sandbox, "web", Scene::options(), hello());
+    Cluster& next = *scene.cluster;
+    REQUIRE(eventually([&] {
+        Json status = next.status();
+        return status.is_object() && status["ready"] == kWorkers &&
+               status["workers"].size() == kWorkers;
+    }));
+    CHECK_FALSE(any_frozen(scene.sandbox));
+    for (pid_t pid : scene.stopped_) ::kill(pid, SIGCONT);
+    for (auto& connection : scene.waiting) CHECK(connection->receive().error == "");
+    // Each of its workers is asked, and answers.
+    REQUIRE(eventually([&] { return next.status()["groups"][0]["active"].size() == kWorkers; }));
+    auto answers = spread("127.0.0.1", 8080, 6);
+    CHECK(answers.size() == kWorkers);
+    CHECK(answers.count(-1) == 0);
+    CHECK(next.stop() == 0);
+    CHECK(scene.sandbox.leftovers() == "");
+}
+
+// The calls that the master makes for a deed when nobody disturbs it.
+std::vector<Point> points_of(const Deed& deed) {
+    Scene scene;
+    scene.run();
+    Child tracer = attach(scene, std::nullopt);
+    deed.act(scene);
+    if (master_runs(scene)) wait_ready_or_dead(scene);
+    tracer.send(SIGINT);
+    (void)tracer.wait();
+    auto points = points_in(read_file(scene.sandbox.path("trace")));
+    for (pid_t pid : scene.stopped_) ::kill(pid, SIGCONT);
+    if (master_runs(scene)) CHECK(scene.cluster->stop() == 0);
+    CHECK(scene.sandbox.leftovers() == "");
+    return points;
+}
+
+void kill_in(const Deed& deed, const Point& point) {
+    INFO(deed.name, ", killed before ", point.call, " number ", point.nth, ": ", point.text);
+    Scene scene;
+    scene.run();
+    Child tracer = attach(scene, point);
+    deed.act(scene);
+    if (master_runs(scene)) wait_ready_or_dead(scene);
+    // The calls are not the same each time: then it is killed when it is done.
+    if (master_runs(scene)) scene.cluster->master().send(SIGKILL);
+    CHECK(scene.cluster->master().wait() != -1);
+    (void)tracer.wait();
+    check_goes_on(scene, deed.serves);
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("killed");
+
+TEST_CASE("a master that is killed in the middle of a deed is followed by one that goes on") {
+    if (!find_program("strace")) return;
+    unsigned with_seed = seed();
+    INFO("DROVER_TEST_SEED=", with_seed);
+    int killed = 0;
+    for (const Deed& deed : deeds()) {
+        auto points = chosen(points_of(deed), with_seed);
+        CHECK_FALSE(points.empty());
+        for (const Point& point : points) kill_in(deed, point);
+        killed += static_cast<int>(points.size());
+        if (is_full_run()) std::printf("%s: killed %zu times\n", deed.name.c_str(), points.size());
+        std::fflush(stdout);
+    }
+    CHECK(killed > 0);
+}
+
+TEST_SUITE_END();
+
+}  // namespace drover::test
