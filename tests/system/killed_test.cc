@@ -240,6 +240,10 @@ void check_goes_on(Scene& scene, bool serves) {
                status["workers"].size() == kWorkers;
     }));
     CHECK_FALSE(any_frozen(scene.sandbox));
+    // One that was drained by hand, and not yet resumed, is so still.
+    for (int instance = 0; instance < kWorkers; instance++)
+        if (next.worker(instance)["flags"] == Json({"held"}))
+            CHECK(next.drover({"resume", next.target(instance)}).status == 0);
     for (pid_t pid : scene.stopped_) ::kill(pid, SIGCONT);
     for (auto& connection : scene.waiting) CHECK(connection->receive().error == "");
     // Each of its workers is asked, and answers.
