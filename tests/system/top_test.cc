@@ -317,6 +317,11 @@ TEST_CASE("top without a terminal says what to use instead") {
     auto outcome = sandbox.drover({"top"});
     CHECK(outcome.status == 2);
     CHECK(outcome.err == "drover: drover top needs a terminal: use drover status --json\n");
+    Cluster cluster(sandbox, "web", {"-n", "1"}, hello());
+    REQUIRE(cluster.wait_ready(1));
+    CHECK(cluster.drover({"top"}).status == 2);
+    CHECK(Json::parse(cluster.drover({"top", "--json"}).out, nullptr, false)["ready"] == 1);
+    CHECK(cluster.stop() == 0);
 }
 
 TEST_SUITE_END();

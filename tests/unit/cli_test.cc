@@ -192,10 +192,9 @@ TEST_CASE("a wrong option is told with the nearest right one") {
 TEST_CASE("a wrong verb is told with the nearest right one") {
     CHECK(bad({"stauts"}) == "drover: no verb \"stauts\": did you mean \"status\"?\n");
     CHECK(bad({"help", "stpo"}) == "drover: no verb \"stpo\": did you mean \"stop\"?\n");
-    CHECK(
-        bad({"frobnicate"}) ==
-        "drover: no verb \"frobnicate\": \"drover help\" lists them, \"drover run -- frobnicate\" "
-        "runs a command\n");
+    CHECK(bad({"frobnicate"}) ==
+          "drover: no verb \"frobnicate\": see \"drover help\"; a command: \"drover run -- "
+          "frobnicate\"\n");
     CHECK(mentions(bad({"\033[2J"}), "no verb \"\\x1b[2J\""));
 }
 
@@ -515,8 +514,8 @@ Style plain() {
 
 TEST_CASE("ls shows one line per cluster") {
     CHECK(render_clusters({parse_json(kStatus)}, plain()) ==
-          "NAME  STATE     READY/WANTED  POLICY      PORTS   PID\n"
-          "web   degraded  1/2           least-conn  80,443  1\n");
+          "NAME  STATE     READY  POLICY      PORTS   LIVE  MEM  RESTARTS  PID\n"
+          "web   degraded  1/2    least-conn  80,443  12    20M  5         1\n");
 }
 
 TEST_CASE("status shows the cluster, its ports and its workers") {

@@ -250,7 +250,7 @@ int change(Connection& connection, const Invocation& invocation) {
 
 int run_client(const Invocation& given, const Paths& paths) {
     if (given.verb == "ls") return list_clusters(given, paths);
-    if (given.verb == "top") return run_top(given.cluster, paths);
+    if (given.verb == "top" && !given.json) return run_top(given.cluster, paths);
     auto cluster = choose_cluster(given.cluster, find_clusters(paths));
     if (!cluster) return complain(cluster.error());
     auto invocation = given;
@@ -258,7 +258,8 @@ int run_client(const Invocation& given, const Paths& paths) {
 
     auto connection = Connection::open(paths.control_socket(*cluster));
     if (!connection) return complain(connection.error());
-    if (invocation.verb == "status") return show_status(*connection, invocation);
+    if (invocation.verb == "status" || invocation.verb == "top")  // top --json
+        return show_status(*connection, invocation);
     if (invocation.verb == "events") return show_events(*connection, invocation);
     if (invocation.verb == "upgrade") return upgrade(*connection, invocation, paths);
     for (const char* verb : {"reload", "promote", "rollback"})

@@ -311,8 +311,7 @@ int complain_about_verb(const std::string& word) {
     if (auto meant = verb_meant_by(word))
         return complain(fmt::format("no verb \"{}\": did you mean \"{}\"?", shown, *meant));
     return complain(fmt::format(
-        "no verb \"{0}\": \"drover help\" lists them, \"drover run -- {0}\" runs a command",
-        shown));
+        "no verb \"{0}\": see \"drover help\"; a command: \"drover run -- {0}\"", shown));
 }
 
 int complain_about_option(const std::string& word) {

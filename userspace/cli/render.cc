@@ -50,6 +50,18 @@ std::string ports(const Json& status) {
     return numbers.empty() ? "-" : fmt::format("{}", fmt::join(numbers, ","));
 }
 
+std::string count_text(uint64_t count) {
+    return fmt::format("{}", count);
+}
+
+// Over all workers; "-" where none says it.
+std::string sum_of(const Json& status, const char* key, std::string (*text)(uint64_t)) {
+    std::optional<uint64_t> sum;
+    for (const auto& worker : field(status, "workers"))
+        if (field(worker, key).is_number()) sum = sum.value_or(0) + number_of(worker, key);
+    return sum ? text(*sum) : "-";
+}
+
 std::string uptime(const Json& worker, const Style& style) {
     auto started = parse_time(text_of(worker, "started_at"));
     if (!started) return "-";
@@ -177,8 +189,15 @@ std::optional<std::chrono::system_clock::time_point> parse_time(const std::strin
 }
 
 std::string render_clusters(const std::vector<Json>& statuses, const Style& style) {
-    std::vector<Row> rows = {
-        {{"NAME"}, {"STATE"}, {"READY/WANTED"}, {"POLICY"}, {"PORTS"}, {"PID"}}};
+    std::vector<Row> rows = {{{"NAME"},
+                              {"STATE"},
+                              {"READY"},
+                              {"POLICY"},
+                              {"PORTS"},
+                              {"LIVE"},
+                              {"MEM"},
+                              {"RESTARTS"},
+                              {"PID"}}};
     for (const auto& status : statuses) {
         auto state = show(status, "state");
         rows.push_back({show(status, "cluster"),
@@ -186,6 +205,9 @@ std::string render_clusters(const std::vector<Json>& statuses, const Style& styl
                         fmt::format("{}/{}", show(status, "ready"), show(status, "wanted")),
                         show(status, "policy"),
                         ports(status),
+                        sum_of(status, "live", count_text),
+                        sum_of(status, "memory_bytes", human_bytes),
+                        sum_of(status, "restarts_total", count_text),
                         show(status, "pid")});
     }
     return render_table(rows, style.color);
