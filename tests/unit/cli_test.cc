@@ -2,6 +2,7 @@
 //
 // The command line's parser, the client's side of the control socket, and what is printed.
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -28,6 +29,14 @@ namespace {
 
 bool mentions(const std::string& text, std::string_view part) {
     return text.find(part) != std::string::npos;
+}
+
+// Without its line breaks and what is set in.
+std::string in_one_line(const std::string& text) {
+    std::istringstream words(text);
+    std::string result;
+    for (std::string word; words >> word;) result += (result.empty() ? "" : " ") + word;
+    return result;
 }
 
 // What is written to a standard stream while it lives.
@@ -181,10 +190,29 @@ TEST_CASE("a wrong option is told with the nearest right one") {
 }
 
 TEST_CASE("a wrong verb is told with the nearest right one") {
-    CHECK(bad({"stauts"}) == "drover: unknown verb stauts: did you mean status?\n");
-    CHECK(bad({"help", "stpo"}) == "drover: unknown verb stpo: did you mean stop?\n");
-    CHECK(bad({"frobnicate"}) == "drover: unknown verb frobnicate\n");
-    CHECK(bad({"\033[2J"}) == "drover: unknown verb \\x1b[2J\n");
+    CHECK(bad({"stauts"}) == "drover: no verb \"stauts\": did you mean \"status\"?\n");
+    CHECK(bad({"help", "stpo"}) == "drover: no verb \"stpo\": did you mean \"stop\"?\n");
+    CHECK(bad({"frobnicate"}) ==
+          "drover: no verb \"frobnicate\": see \"drover help\"; a command: \"drover run -- "
+          "frobnicate\"\n");
+    CHECK(mentions(bad({"\033[2J"}), "no verb \"\\x1b[2J\""));
+}
+
+TEST_CASE("words of other process managers are understood as verbs that were meant") {
+    for (const auto& [word, verb] :
+         std::vector<std::pair<const char*, const char*>>{{"list", "ls"},
+                                                          {"monit", "top"},
+                                                          {"delete", "stop"},
+                                                          {"kill", "stop"},
+                                                          {"describe", "status"},
+                                                          {"show", "status"},
+                                                          {"gracefulReload", "reload"}}) {
+        CAPTURE(word);
+        CHECK(mentions(bad({word}), fmt::format("did you mean \"{}\"?", verb)));
+    }
+    // Whatever is suggested exists.
+    for (const char* word : {"startup", "save", "log", "resurrect"})
+        if (auto meant = verb_meant_by(word)) CHECK(find_verb(*meant) != nullptr);
 }
 
 TEST_CASE("a wrong or missing value is told by its option") {
@@ -252,7 +280,7 @@ TEST_CASE("what a verb cannot take is refused") {
     CHECK(mentions(bad({"policy", "web", "best"}), "round-robin"));
     CHECK(mentions(bad({"stop", "3"}), "worker 3 of the only one is /3"));
     CHECK(mentions(bad({"stop", "web/"}), "no worker id"));
-    CHECK(mentions(bad({"stop", "web/0"}), "no worker id"));
+    CHECK(mentions(bad({"stop", "web/0"}), "they count from 1"));
     CHECK(mentions(bad({"stop", "web/1/2"}), "no worker id"));
     CHECK(mentions(bad({"stop", "../x"}), "is no name"));
     CHECK(mentions(bad({"stop", "a", "b"}), "one word too many, \"b\""));
@@ -316,7 +344,7 @@ TEST_CASE("reload refuses what cannot change, and names it") {
 
 TEST_CASE("the help names every verb and every option") {
     for (const auto& verb : verbs()) CHECK(mentions(help_text(false), verb.name));
-    auto run = help_text(*find_verb("run"), false);
+    auto run = in_one_line(help_text(*find_verb("run"), false));
     for (const auto& option : supervisor::option_table()) {
         CHECK(mentions(run, "--" + std::string(option.name)));
         CHECK(mentions(run, option.help));
@@ -326,11 +354,15 @@ TEST_CASE("the help names every verb and every option") {
     CHECK(usage_of(*find_verb("signal")) == "drover signal [CLUSTER][/ID] SIGNAL");
 }
 
-TEST_CASE("the help fits into 100 columns") {
-    for (const auto& text : {help_text(false), help_text(*find_verb("run"), false),
-                             help_text(*find_verb("reload"), false)}) {
+TEST_CASE("the help fits into 80 columns") {
+    std::vector<std::string> texts = {help_text(false)};
+    for (const auto& verb : verbs()) texts.push_back(help_text(verb, false));
+    for (const auto& text : texts) {
         std::istringstream lines(text);
-        for (std::string line; std::getline(lines, line);) CHECK(columns(line) <= 100);
+        for (std::string line; std::getline(lines, line);) {
+            CAPTURE(line);
+            CHECK(columns(line) <= 80);
+        }
     }
 }
 
@@ -344,11 +376,15 @@ TEST_CASE("the cluster that is meant") {
     CHECK(several.error().text == "2 clusters run, so name one: api, web");
     auto misspelt = choose_cluster("wbe", two);
     CHECK(misspelt.error().code == "no-cluster");
-    CHECK(misspelt.error().text == "no cluster wbe: did you mean web? (running: api, web)");
+    CHECK(misspelt.error().text == "no cluster \"wbe\" runs here: did you mean \"web\"?");
+    CHECK(choose_cluster("shop", two).error().text ==
+          "no cluster \"shop\" runs here, but api, web");
     CHECK(mentions(choose_cluster("old", two).error().text, "drover stop old"));
     CHECK(mentions(choose_cluster("", {{}, {"old"}, false}).error().text, "drover stop old"));
-    CHECK(choose_cluster("", {}).error().text == "no cluster runs here");
-    CHECK(choose_cluster("web", {}).error().text == "no cluster web (none runs here)");
+    CHECK(choose_cluster("", {}).error().text ==
+          "no cluster runs here: \"drover run -- CMD\" starts one");
+    CHECK(choose_cluster("web", {}).error().text ==
+          "no cluster \"web\" runs here: \"drover run --name web -- CMD\" starts one");
     CHECK(mentions(choose_cluster("web", {{}, {}, true}).error().text, "run it with sudo"));
 }
 
@@ -478,8 +514,8 @@ Style plain() {
 
 TEST_CASE("ls shows one line per cluster") {
     CHECK(render_clusters({parse_json(kStatus)}, plain()) ==
-          "NAME  STATE     READY/WANTED  POLICY      PORTS   PID\n"
-          "web   degraded  1/2           least-conn  80,443  1\n");
+          "NAME  STATE     READY  POLICY      PORTS   LIVE  MEM  RESTARTS  PID\n"
+          "web   degraded  1/2    least-conn  80,443  12    20M  5         1\n");
 }
 
 TEST_CASE("status shows the cluster, its ports and its workers") {
@@ -495,9 +531,9 @@ decisions    picked 10, fallback 0, keeper 1, dropped 0
 moved        5
 corrections  0
 
-ID  INST  PID  STATE    FLAGS  UPTIME  LIVE  QUEUED  ACCEPTED  RESTARTS  CPU   MEM  REASON
-7   0     99   ready    held   12m 5s  12    0       900       1         1.5s  20M
-8   1     -    backoff  -      -       0     0       0         4         -     -    exit code 1\x1b[2J, again in 2.0s
+ID  INST  PID  STATE       UPTIME  LIVE  QUEUED  ACCEPTED  RESTARTS  CPU   MEM  REASON
+7   0     99   ready held  12m 5s  12    0       900       1         1.5s  20M
+8   1     -    backoff     -       0     0       0         4         -     -    exit code 1\x1b[2J, again in 2.0s
 )");
 }
 

@@ -1024,6 +1024,12 @@ TEST_CASE("supervisor: a worker that does not exist is an error that names those
         CHECK(answer->result.error().text.find("1, 2") != std::string::npos);
     }
     CHECK(rig.calls().empty());
+    // An instance's number is no id, but tells which worker was meant.
+    rig.exits(2, 0);
+    REQUIRE(rig.until([&] { return rig.called("spawn 3"); }));
+    rig.exits(1, 0);
+    REQUIRE(rig.until([&] { return rig.called("spawn 4"); }));
+    CHECK(rig.drain(1)->result.error().text.ends_with("are 3, 4 (instance 1 is worker 3)"));
 }
 
 TEST_CASE("supervisor: another policy is set at once and shown") {

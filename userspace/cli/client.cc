@@ -14,6 +14,7 @@
 #include "cli/connection.h"
 #include "cli/render.h"
 #include "cli/terminal.h"
+#include "cli/top.h"
 #include "cli/verbs.h"
 
 namespace drover::cli {
@@ -97,7 +98,8 @@ int list_clusters(const Invocation& invocation, const Paths& paths) {
     if (!statuses.empty()) put(render_clusters(statuses, style_of_stdout()));
     for (const auto& cluster : clusters.dead)
         put(choose_cluster(cluster, clusters).error().text + "\n");
-    if (statuses.empty() && clusters.dead.empty()) put("no cluster runs here\n");
+    if (statuses.empty() && clusters.dead.empty())
+        put(choose_cluster("", clusters).error().text + "\n");
     return result;
 }
 
@@ -248,6 +250,7 @@ int change(Connection& connection, const Invocation& invocation) {
 
 int run_client(const Invocation& given, const Paths& paths) {
     if (given.verb == "ls") return list_clusters(given, paths);
+    if (given.verb == "top" && !given.json) return run_top(given.cluster, paths);
     auto cluster = choose_cluster(given.cluster, find_clusters(paths));
     if (!cluster) return complain(cluster.error());
     auto invocation = given;
@@ -255,7 +258,8 @@ int run_client(const Invocation& given, const Paths& paths) {
 
     auto connection = Connection::open(paths.control_socket(*cluster));
     if (!connection) return complain(connection.error());
-    if (invocation.verb == "status") return show_status(*connection, invocation);
+    if (invocation.verb == "status" || invocation.verb == "top")  // top --json
+        return show_status(*connection, invocation);
     if (invocation.verb == "events") return show_events(*connection, invocation);
     if (invocation.verb == "upgrade") return upgrade(*connection, invocation, paths);
     for (const char* verb : {"reload", "promote", "rollback"})

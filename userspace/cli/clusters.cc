@@ -10,6 +10,7 @@
 #include "base/nearest.h"
 #include "cli/cli.h"
 #include "cli/connection.h"
+#include "cli/terminal.h"
 
 namespace drover::cli {
 
@@ -69,13 +70,22 @@ Result<std::string> choose_cluster(const std::string& named, const Clusters& clu
     if (!named.empty() && contains(dead, named)) return fail("no-cluster", dead_text(named));
     if (named.empty() && running.empty() && dead.size() == 1)
         return fail("no-cluster", dead_text(dead.front()));
-    if (named.empty() && running.empty()) return fail("no-cluster", "no cluster runs here");
+    if (named.empty() && running.empty())
+        return fail("no-cluster", "no cluster runs here: \"drover run -- CMD\" starts one");
     if (named.empty())
         return fail("usage",
                     fmt::format("{} clusters run, so name one: {}", running.size(), join(running)));
-    auto others = running.empty() ? std::string("none runs here") : "running: " + join(running);
-    return fail("no-cluster",
-                fmt::format("no cluster {}{} ({})", named, did_you_mean(named, running), others));
+    auto text = fmt::format("no cluster \"{}\" runs here", escape(named));
+    auto known = running;
+    known.insert(known.end(), dead.begin(), dead.end());
+    if (auto meant = nearest(named, known)) {
+        text += fmt::format(": did you mean \"{}\"?", *meant);
+    } else if (running.empty()) {
+        text += fmt::format(": \"drover run --name {} -- CMD\" starts one", escape(named));
+    } else {
+        text += fmt::format(", but {}", join(running));
+    }
+    return fail("no-cluster", text);
 }
 
 }  // namespace drover::cli

@@ -39,31 +39,47 @@ Result<void> Connection::send(const Json& request) {
 }
 
 Result<std::optional<std::string>> Connection::read_line() {
-    size_t searched = 0;
     for (;;) {
-        auto newline = received_.find('\n', searched);
-        if (newline != std::string::npos) {
-            auto line = received_.substr(0, newline);
-            received_.erase(0, newline + 1);
-            return line;
-        }
-        searched = received_.size();
-        char buffer[65536];
-        ssize_t count = ::recv(socket_.get(), buffer, sizeof(buffer), 0);
-        if (count < 0 && errno == EINTR) continue;
-        // A master that is killed while it has our bytes unread ends with a reset.
-        if (count == 0 || (count < 0 && errno == ECONNRESET)) return std::nullopt;
-        if (count < 0) return fail_errno(errno, "read the reply");
-        received_.append(buffer, static_cast<size_t>(count));
+        if (auto line = take_line()) return line;
+        auto more = receive(0);
+        if (!more) return tl::unexpected(more.error());
+        if (!*more) return std::nullopt;
     }
 }
 
-Json make_request(const std::string& verb, Json args) {
-    return {{"v", 1}, {"id", 1}, {"verb", verb}, {"args", std::move(args)}};
+Result<bool> Connection::receive() {
+    return receive(MSG_DONTWAIT);
+}
+
+Result<bool> Connection::receive(int flags) {
+    char buffer[65536];
+    ssize_t count = ::recv(socket_.get(), buffer, sizeof(buffer), flags);
+    if (count < 0 && (errno == EINTR || errno == EAGAIN)) return true;
+    // A master that is killed while it has our bytes unread ends with a reset.
+    if (count == 0 || (count < 0 && errno == ECONNRESET)) return false;
+    if (count < 0) return fail_errno(errno, "read the reply");
+    received_.append(buffer, static_cast<size_t>(count));
+    return true;
+}
+
+std::optional<std::string> Connection::take_line() {
+    auto newline = received_.find('\n', searched_);
+    searched_ = newline == std::string::npos ? received_.size() : 0;
+    if (newline == std::string::npos) return std::nullopt;
+    auto line = received_.substr(0, newline);
+    received_.erase(0, newline + 1);
+    return line;
+}
+
+Json make_request(const std::string& verb, Json args, int64_t id) {
+    return {{"v", 1}, {"id", id}, {"verb", verb}, {"args", std::move(args)}};
 }
 
 Result<Json> parse_reply(const std::string& line) {
-    auto reply = Json::parse(line, nullptr, false);
+    return read_reply(Json::parse(line, nullptr, false));
+}
+
+Result<Json> read_reply(const Json& reply) {
     if (!reply.is_object() || !reply.contains("ok") || !reply["ok"].is_boolean())
         return fail("protocol",
                     "the master's answer is not understood: are the client and the "
@@ -71,7 +87,7 @@ Result<Json> parse_reply(const std::string& line) {
     if (reply["ok"] == true) return reply.contains("data") ? reply["data"] : Json::object();
 
     Error error{"failed", "the master refused and gave no reason", 0};
-    const auto& given = reply["error"];
+    const auto& given = field(reply, "error");
     if (!given.is_object()) return tl::unexpected(error);
     if (given.contains("code") && given["code"].is_string()) error.code = given["code"];
     if (given.contains("text") && given["text"].is_string())

@@ -145,6 +145,10 @@ Result<Words> command_of(const Options& options, const Words& rest) {
 
 Result<uint64_t> parse_worker_id(std::string_view text) {
     uint64_t id = 0;
+    if (text == "0")
+        return refuse(
+            "\"0\" is no worker id, for they count from 1: drover status shows them beside "
+            "their instances");
     const char* end = text.data() + text.size();
     auto [stop, error] = std::from_chars(text.data(), end, id);
     if (text.empty() || error != std::errc() || stop != end || id == 0)
@@ -303,8 +307,11 @@ int print_help(const Verb* verb) {
 }
 
 int complain_about_verb(const std::string& word) {
-    return complain(
-        fmt::format("unknown verb {}{}", escape(word), did_you_mean(word, verb_names())));
+    auto shown = escape(word);
+    if (auto meant = verb_meant_by(word))
+        return complain(fmt::format("no verb \"{}\": did you mean \"{}\"?", shown, *meant));
+    return complain(fmt::format(
+        "no verb \"{0}\": see \"drover help\"; a command: \"drover run -- {0}\"", shown));
 }
 
 int complain_about_option(const std::string& word) {
@@ -327,7 +334,7 @@ tl::expected<Invocation, int> parse(int argc, const char* const* argv) {
 
     auto first = words.front();
     words.erase(words.begin());
-    if (first == "--version" || first == "-V") {
+    if (first == "--version" || first == "-V" || first == "-v") {
         put("drover " DROVER_VERSION "\n");
         return tl::unexpected(kDone);
     }

@@ -19,51 +19,7 @@ constexpr const char* kGreen = "\033[32m";
 constexpr const char* kYellow = "\033[33m";
 constexpr const char* kRed = "\033[31m";
 
-// Reading JSON without surprises: a missing or strange field is null.
-// ------------------------------
-
-const Json& field(const Json& object, const char* key) {
-    static const Json kNull;
-    if (!object.is_object()) return kNull;
-    auto found = object.find(key);
-    return found == object.end() ? kNull : *found;
-}
-
-// Any value as a short text; "-" for null and for an empty text.
-std::string show(const Json& value) {
-    if (value.is_null()) return "-";
-    if (!value.is_string())
-        return escape(value.dump(-1, ' ', false, Json::error_handler_t::replace));
-    const auto& text = value.get_ref<const std::string&>();
-    return text.empty() ? "-" : escape(text);
-}
-
-std::string show(const Json& object, const char* key) {
-    return show(field(object, key));
-}
-
-// "" for null.
-std::string text_of(const Json& object, const char* key) {
-    const auto& value = field(object, key);
-    return value.is_null() || value == "" ? "" : show(value);
-}
-
-uint64_t number_of(const Json& object, const char* key) {
-    const auto& value = field(object, key);
-    if (value.is_number_unsigned()) return value.get<uint64_t>();
-    if (value.is_number_integer())
-        return static_cast<uint64_t>(std::max(value.get<int64_t>(), int64_t{0}));
-    return 0;
-}
-
-// Elements of an array of texts or numbers, joined; "-" where there is none.
-std::string join(const Json& array, std::string_view separator) {
-    std::string result;
-    if (!array.is_array()) return show(array);
-    for (const auto& element : array)
-        result += (result.empty() ? "" : std::string(separator)) + show(element);
-    return result.empty() ? "-" : result;
-}
+constexpr size_t kWorkerColumns = 12;  // of the table in status; the last is the reason
 
 std::string sum_up(const Json& counts) {
     std::string result;
@@ -73,7 +29,14 @@ std::string sum_up(const Json& counts) {
     return result;
 }
 
-// -------------------------------------------------------------------------------------------------
+// The first four reasons always; the others, which are rare, where there was one.
+std::string decisions(const Json& totals) {
+    Json shown = Json::object();
+    if (!totals.is_object()) return show(totals);
+    for (const auto& [reason, total] : totals.items())
+        if (shown.size() < 4 || total != 0) shown[reason] = total;
+    return sum_up(shown);
+}
 
 const char* paint_of(const std::string& state) {
     if (state == "ready" || state == "running") return kGreen;
@@ -81,18 +44,22 @@ const char* paint_of(const std::string& state) {
     return kYellow;
 }
 
-// "tcp 0.0.0.0:80", "tcp [::1]:80"; "v6" where it is IPv6 alone.
-std::string listener(const Json& data) {
-    auto address = show(data, "addr");
-    if (address.find(':') != std::string::npos) address = fmt::format("[{}]", address);
-    return fmt::format("{} {}:{}{}", show(data, "proto"), address, show(data, "port"),
-                       field(data, "v6only") == true ? " (IPv6 only)" : "");
-}
-
 std::string ports(const Json& status) {
     std::set<uint64_t> numbers;
     for (const auto& group : field(status, "groups")) numbers.insert(number_of(group, "port"));
     return numbers.empty() ? "-" : fmt::format("{}", fmt::join(numbers, ","));
+}
+
+std::string count_text(uint64_t count) {
+    return fmt::format("{}", count);
+}
+
+// Over all workers; "-" where none says it.
+std::string sum_of(const Json& status, const char* key, std::string (*text)(uint64_t)) {
+    std::optional<uint64_t> sum;
+    for (const auto& worker : field(status, "workers"))
+        if (field(worker, key).is_number()) sum = sum.value_or(0) + number_of(worker, key);
+    return sum ? text(*sum) : "-";
 }
 
 std::string uptime(const Json& worker, const Style& style) {
@@ -103,35 +70,16 @@ std::string uptime(const Json& worker, const Style& style) {
     return human_duration(std::max(up, milliseconds(0)));
 }
 
-// How it ended: "exit code 1", "killed by SIGKILL"; "" where unknown.
-std::string ending(const Json& exit) {
-    if (auto signal = text_of(exit, "signal"); !signal.empty())
-        return fmt::format("killed by SIG{}", signal);
-    if (auto code = text_of(exit, "code"); !code.empty()) return fmt::format("exit code {}", code);
-    return "";
-}
-
-std::string reason(const Json& worker, const Style& style) {
-    auto text = text_of(worker, "reason");
-    if (text.empty()) text = text_of(worker, "status");  // its own words
-    auto retry = parse_time(text_of(worker, "retry_at"));
-    if (retry && *retry > style.now) {
-        using std::chrono::milliseconds;
-        auto wait = std::chrono::duration_cast<milliseconds>(*retry - style.now);
-        text += fmt::format("{}again in {}", text.empty() ? "" : ", ", human_duration(wait));
-    }
-    return text;
-}
-
 Row worker_row(const Json& worker, const Style& style) {
     auto state = show(worker, "state");
+    const auto& flags = field(worker, "flags");
     bool lives = !field(worker, "pid").is_null();
     return {
         show(worker, "id"),
         show(worker, "instance"),
         show(worker, "pid"),
-        {state, paint_of(state)},
-        join(field(worker, "flags"), ","),
+        {flags.empty() ? state : state + " " + join(flags, ","),
+         flags.empty() ? paint_of(state) : kYellow},
         lives ? uptime(worker, style) : "-",
         show(worker, "live"),
         show(worker, "queued"),
@@ -199,6 +147,25 @@ std::string human_bytes(uint64_t bytes) {
                         : fmt::format("{:.0f}{}", value, *unit);
 }
 
+std::string ending(const Json& exit) {
+    if (auto signal = text_of(exit, "signal"); !signal.empty())
+        return fmt::format("killed by SIG{}", signal);
+    if (auto code = text_of(exit, "code"); !code.empty()) return fmt::format("exit code {}", code);
+    return "";
+}
+
+std::string reason(const Json& worker, const Style& style) {
+    auto text = text_of(worker, "reason");
+    if (text.empty()) text = text_of(worker, "status");  // its own words
+    auto retry = parse_time(text_of(worker, "retry_at"));
+    if (retry && *retry > style.now) {
+        using std::chrono::milliseconds;
+        auto wait = std::chrono::duration_cast<milliseconds>(*retry - style.now);
+        text += fmt::format("{}again in {}", text.empty() ? "" : ", ", human_duration(wait));
+    }
+    return text;
+}
+
 std::optional<std::chrono::system_clock::time_point> parse_time(const std::string& text) {
     std::tm date{};
     int parsed = 0;
@@ -222,8 +189,15 @@ std::optional<std::chrono::system_clock::time_point> parse_time(const std::strin
 }
 
 std::string render_clusters(const std::vector<Json>& statuses, const Style& style) {
-    std::vector<Row> rows = {
-        {{"NAME"}, {"STATE"}, {"READY/WANTED"}, {"POLICY"}, {"PORTS"}, {"PID"}}};
+    std::vector<Row> rows = {{{"NAME"},
+                              {"STATE"},
+                              {"READY"},
+                              {"POLICY"},
+                              {"PORTS"},
+                              {"LIVE"},
+                              {"MEM"},
+                              {"RESTARTS"},
+                              {"PID"}}};
     for (const auto& status : statuses) {
         auto state = show(status, "state");
         rows.push_back({show(status, "cluster"),
@@ -231,6 +205,9 @@ std::string render_clusters(const std::vector<Json>& statuses, const Style& styl
                         fmt::format("{}/{}", show(status, "ready"), show(status, "wanted")),
                         show(status, "policy"),
                         ports(status),
+                        sum_of(status, "live", count_text),
+                        sum_of(status, "memory_bytes", human_bytes),
+                        sum_of(status, "restarts_total", count_text),
                         show(status, "pid")});
     }
     return render_table(rows, style.color);
@@ -252,7 +229,7 @@ std::string render_status(const Json& status, const Style& style) {
         head.push_back({{"port"},
                         {fmt::format("{}, active instances {}, {} parked", listener(group),
                                      join(field(group, "active"), " "), show(group, "parked"))}});
-    head.push_back({{"decisions"}, {sum_up(field(status, "decisions_total"))}});
+    head.push_back({{"decisions"}, {decisions(field(status, "decisions_total"))}});
     head.push_back({{"moved"}, {show(status, "moved_total")}});
     head.push_back({{"corrections"}, {show(status, "corrections_total")}});
 
@@ -260,16 +237,18 @@ std::string render_status(const Json& status, const Style& style) {
                               {"INST"},
                               {"PID"},
                               {"STATE"},
-                              {"FLAGS"},
                               {"UPTIME"},
                               {"LIVE"},
                               {"QUEUED"},
                               {"ACCEPTED"},
                               {"RESTARTS"},
                               {"CPU"},
-                              {"MEM"},
-                              {"REASON"}}};
+                              {"MEM"}}};
     for (const auto& worker : field(status, "workers")) rows.push_back(worker_row(worker, style));
+    bool has_reason = std::ranges::any_of(rows, [](const Row& row) {
+        return row.size() == kWorkerColumns && !row.back().text.empty();
+    });
+    if (has_reason) rows.front().push_back({"REASON"});
     return render_table(head, style.color) + "\n" + render_table(rows, style.color);
 }
 

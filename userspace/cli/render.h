@@ -5,13 +5,13 @@
 #pragma once
 
 #include <chrono>
-#include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
-namespace drover::cli {
+#include "cli/fields.h"
 
-using Json = nlohmann::ordered_json;  // keeps the order in which the fields came
+namespace drover::cli {
 
 struct Style {
     bool color = false;
@@ -20,6 +20,12 @@ struct Style {
 
 // `ls`: one line per status object, under a heading.
 std::string render_clusters(const std::vector<Json>& statuses, const Style& style);
+
+// How a worker ended: "exit code 1", "killed by SIGKILL"; "" where unknown.
+std::string ending(const Json& exit);
+
+// Why a worker is as it is, or what it says itself, and when it is tried again; "" for nothing.
+std::string reason(const Json& worker, const Style& style);
 
 // `status`: some lines about the cluster, then the table of its workers.
 std::string render_status(const Json& status, const Style& style);

@@ -4,9 +4,12 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <clocale>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cwchar>
 
 namespace drover::cli {
 
@@ -40,6 +43,18 @@ bool is_harmless(uint32_t code) {
                  (code >= 0x202a && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
     bool breaks_line = code == 0x2028 || code == 0x2029;
     return !turns && !breaks_line;
+}
+
+// Of a character on a terminal: 2 where it is wide, 0 where it joins the one before. The process's
+// own locale may be another.
+size_t width_of(Character character) {
+    if (character.length <= 1) return 1;
+    static const locale_t kUtf8 = ::newlocale(LC_CTYPE_MASK, "C.UTF-8", nullptr);
+    if (kUtf8 == nullptr) return 1;
+    locale_t own = ::uselocale(kUtf8);
+    int width = ::wcwidth(static_cast<wchar_t>(character.code));
+    ::uselocale(own);
+    return width < 0 ? 1 : static_cast<size_t>(width);
 }
 
 }  // namespace
@@ -89,9 +104,39 @@ void put(std::string_view text) {
 
 size_t columns(std::string_view text) {
     size_t count = 0;
-    for (char c : text)
-        if ((static_cast<unsigned char>(c) & 0xc0U) != 0x80) ++count;
+    while (!text.empty()) {
+        auto character = decode(text);
+        count += width_of(character);
+        text.remove_prefix(std::max<size_t>(character.length, 1));
+    }
     return count;
+}
+
+std::string clip(std::string_view text, size_t width, std::string_view mark) {
+    if (columns(text) <= width) return std::string(text);
+    if (columns(mark) > width) return "";
+    size_t room = width - columns(mark), length = 0;
+    for (auto rest = text; !rest.empty();) {
+        auto character = decode(rest);
+        auto taken = width_of(character);
+        if (taken > room) break;
+        room -= taken;
+        length += std::max<size_t>(character.length, 1);
+        rest.remove_prefix(std::max<size_t>(character.length, 1));
+    }
+    return std::string(text.substr(0, length)) + std::string(mark);
+}
+
+std::string only_ascii(std::string_view text) {
+    std::string result;
+    while (!text.empty()) {
+        auto character = decode(text);
+        bool is_ascii = character.length == 1;
+        if (is_ascii) result += text.front();
+        if (!is_ascii) result.append(width_of(character), '?');
+        text.remove_prefix(std::max<size_t>(character.length, 1));
+    }
+    return result;
 }
 
 }  // namespace drover::cli

@@ -22,7 +22,13 @@ std::string escape_lines(std::string_view text);
 // Writes to standard output; a reader that went away is no error of ours.
 void put(std::string_view text);
 
-// How many columns it takes: one per character, which is wrong for wide ones only.
+// How many columns it takes: two for a wide character, none for one that joins another.
 size_t columns(std::string_view text);
+
+// The text, or as much of it as leaves room for the mark that something is missing.
+std::string clip(std::string_view text, size_t width, std::string_view mark = "…");
+
+// For a terminal that takes nothing else: ? for each column of other characters.
+std::string only_ascii(std::string_view text);
 
 }  // namespace drover::cli

@@ -5,11 +5,15 @@
 
 #include <algorithm>
 
+#include "base/nearest.h"
+#include "cli/terminal.h"
 #include "supervisor/config.h"
 
 namespace drover::cli {
 
 namespace {
+
+constexpr size_t kWidth = 80;  // of the help
 
 std::string heading(std::string_view text, bool color) {
     return color ? fmt::format("\033[1m{}\033[0m\n", text) : fmt::format("{}\n", text);
@@ -21,32 +25,57 @@ std::string left_column(const supervisor::Option& option) {
     return fmt::format("{}--{} {}", letter, option.name, option.argument);
 }
 
-std::string run_options(bool color, bool is_reload) {
-    auto text = heading(is_reload ? "Options that change" : "Options", color);
+// The text behind `left`, set in; lines end before the 80th column.
+std::string entry(std::string_view left, size_t left_width, std::string_view text) {
+    std::string result, line(left);
+    line.resize(line.size() + left_width - std::min(left_width, columns(left)), ' ');
+    bool is_fresh = true;
+    while (!text.empty()) {
+        auto word = text.substr(0, text.find(' '));
+        text.remove_prefix(std::min(word.size() + 1, text.size()));
+        if (!is_fresh && columns(line) + 1 + columns(word) > kWidth) {
+            result += line + "\n";
+            line.assign(left_width, ' ');
+            is_fresh = true;
+        }
+        line += fmt::format("{}{}", is_fresh ? "" : " ", word);
+        is_fresh = false;
+    }
+    return result + line + "\n";
+}
+
+// Lines of a left column and a text, with the texts below each other.
+std::string entries(const std::vector<std::pair<std::string, std::string>>& lines) {
     size_t width = 0;
-    for (const auto& option : supervisor::option_table())
-        width = std::max(width, left_column(option).size());
+    for (const auto& [left, text] : lines) width = std::max(width, columns(left));
+    std::string result;
+    for (const auto& [left, text] : lines) result += entry("  " + left, width + 4, text);
+    return result;
+}
+
+std::string run_options(bool color, bool is_reload) {
+    std::vector<std::pair<std::string, std::string>> lines;
     for (const auto& option : supervisor::option_table()) {
         if (is_reload && !option.fixed.empty()) continue;
-        text += fmt::format("  {:<{}}  {}", left_column(option), width, option.help);
+        std::string text(option.help);
         if (!option.initial.empty()) text += fmt::format(" [{}]", option.initial);
         if (option.repeatable) text += " (repeatable)";
-        text += "\n";
+        lines.emplace_back(left_column(option), text);
     }
-    return text + "\nDurations: 500ms, 10s, 5m, 24h. In brackets: the default.\n";
+    return heading(is_reload ? "Options that change" : "Options", color) + entries(lines) +
+           "\nDurations: 500ms, 10s, 5m, 24h. In brackets: the default.\n";
 }
 
 std::string other_options(const Verb& verb, bool color) {
     if (verb.target == Target::reload)
         return heading("Options", color) +
-               "      --parallel N     replace so many at the same time [1]\n"
-               "      --canary N|N%    replace just so many, until promote or rollback\n\n" +
-               run_options(color, true);
-    if (!verb.json && !verb.follow) return "";
-    auto text = heading("Options", color);
-    if (verb.follow) text += "  -f, --follow  go on with what happens from now on\n";
-    if (verb.json) text += "      --json    for programs\n";
-    return text;
+               entries({{"    --parallel N", "replace so many at the same time [1]"},
+                        {"    --canary N|N%", "replace just so many, until promote or rollback"}}) +
+               "\n" + run_options(color, true);
+    std::vector<std::pair<std::string, std::string>> lines;
+    if (verb.follow) lines.emplace_back("-f, --follow", "go on with what happens from now on");
+    if (verb.json) lines.emplace_back("    --json", "for programs");
+    return lines.empty() ? "" : heading("Options", color) + entries(lines);
 }
 
 std::string about_target(const Verb& verb) {
@@ -58,11 +87,11 @@ std::string about_target(const Verb& verb) {
         case Target::reload:
             return "CLUSTER may be left out where just one runs.\n";
         case Target::cluster_or_worker:
-            return "With /ID just that worker, else all. CLUSTER may be left out where just one "
-                   "runs.\n";
+            return "With /ID just that worker, else all.\n"
+                   "CLUSTER may be left out where just one runs.\n";
         case Target::worker:
-            return "CLUSTER may be left out where just one runs; ID is the worker's, as in drover "
-                   "status.\n";
+            return "ID is the worker's, as in drover status.\n"
+                   "CLUSTER may be left out where just one runs.\n";
     }
     return "";
 }
@@ -77,27 +106,29 @@ const std::vector<Verb>& verbs() {
         {"ls", "look", Target::none, "", "the clusters that run here", true, false},
         {"status", "look", Target::cluster, "", "a cluster, its ports and its workers", true,
          false},
+        {"top", "look", Target::cluster, "", "watch the workers, with keys to act on them", true,
+         false},
         {"events", "look", Target::cluster, "", "what happened; -f: and what happens", true, true},
         {"doctor", "look", Target::none, "", "whether this machine can run drover", true, false},
         {"scale", "change", Target::cluster, "N", "change the number of workers", false, false},
         {"restart", "change", Target::cluster_or_worker, "", "replace workers by new ones", false,
          false},
-        {"reload", "change", Target::reload, "",
-         "replace workers, without a gap; also what they run", false, false},
-        {"promote", "change", Target::cluster, "", "after a canary: its release for all", false,
-         false},
-        {"rollback", "change", Target::cluster, "", "back to the former release", false, false},
-        {"upgrade", "change", Target::cluster, "", "go on with the drover that is installed now",
+        {"reload", "release", Target::reload, "", "replace workers, or what they run, with no gap",
          false, false},
-        {"drain", "change", Target::worker, "", "give a worker no new connections", false, false},
-        {"resume", "change", Target::worker, "", "give it connections again", false, false},
-        {"weight", "change", Target::worker, "W",
-         "give it W times the share of weight 1 (1 to 100)", false, false},
-        {"rescue", "change", Target::worker, "", "move what waits for a worker to the others",
-         false, false},
-        {"signal", "change", Target::cluster_or_worker, "SIGNAL", "send workers a signal", false,
+        {"promote", "release", Target::cluster, "", "after a canary: its release for all", false,
          false},
-        {"send", "change", Target::cluster_or_worker, "JSON", "send workers a message", false,
+        {"rollback", "release", Target::cluster, "", "back to the former release", false, false},
+        {"upgrade", "release", Target::cluster, "", "go on with the drover that is installed now",
+         false, false},
+        {"drain", "worker", Target::worker, "", "give a worker no new connections", false, false},
+        {"resume", "worker", Target::worker, "", "give it connections again", false, false},
+        {"weight", "worker", Target::worker, "W", "give it W times the share of weight 1", false,
+         false},
+        {"rescue", "worker", Target::worker, "", "move what waits for a worker to the others",
+         false, false},
+        {"signal", "worker", Target::cluster_or_worker, "SIGNAL", "send workers a signal", false,
+         false},
+        {"send", "worker", Target::cluster_or_worker, "JSON", "send workers a message", false,
          false},
         {"policy", "change", Target::cluster, "POLICY|FILE.o", "change how connections are spread",
          false, false},
@@ -118,6 +149,41 @@ std::vector<std::string> verb_names() {
     std::vector<std::string> names;
     for (const auto& verb : verbs()) names.emplace_back(verb.name);
     return names;
+}
+
+std::optional<std::string> verb_meant_by(std::string_view word) {
+    static constexpr std::pair<std::string_view, std::string_view> kElsewhere[] = {
+        {"list", "ls"},
+        {"ps", "ls"},
+        {"l", "ls"},
+        {"monit", "top"},
+        {"monitor", "top"},
+        {"dash", "top"},
+        {"dashboard", "top"},
+        {"delete", "stop"},
+        {"del", "stop"},
+        {"kill", "stop"},
+        {"rm", "stop"},
+        {"describe", "status"},
+        {"desc", "status"},
+        {"show", "status"},
+        {"info", "status"},
+        {"inspect", "status"},
+        {"startup", "install"},
+        {"save", "install"},
+        {"resurrect", "install"},
+        {"gracefulReload", "reload"},
+        {"sendSignal", "signal"},
+        {"trigger", "send"},
+        {"log", "logs"},
+        {"exec", "run"},
+        {"launch", "run"},
+        {"check", "doctor"},
+        {"update", "upgrade"},
+    };
+    for (const auto& [name, verb] : kElsewhere)
+        if (name == word && find_verb(verb) != nullptr) return std::string(verb);
+    return nearest(word, verb_names());
 }
 
 std::string usage_of(const Verb& verb) {
@@ -146,21 +212,31 @@ std::string usage_of(const Verb& verb) {
     return usage;
 }
 
+namespace {
+
+// Without "drover ", and without what needs an explanation.
+std::string short_usage(const Verb& verb) {
+    if (verb.target == Target::command) return fmt::format("{} [OPTIONS] -- CMD", verb.name);
+    if (verb.target == Target::reload) return fmt::format("{} [CLUSTER] [-- CMD]", verb.name);
+    return usage_of(verb).substr(std::string_view("drover ").size());
+}
+
+}  // namespace
+
 std::string help_text(bool color) {
     std::string text =
-        "drover: N copies of any server share its ports; the kernel spreads the connections.\n\n"
+        "drover: copies of any server share its ports; the kernel spreads connections.\n\n"
         "  sudo drover run -n 4 -- node server.js\n";
-    for (std::string_view group : {"run", "look", "change"}) {
-        text += "\n" + heading(group, color);
-        for (const auto& verb : verbs()) {
-            if (verb.group != group) continue;
-            // The usage without "drover "; the ellipsis is three bytes but one column.
-            auto usage =
-                verb.target == Target::command  ? fmt::format("{} [OPTIONS] -- CMD", verb.name)
-                : verb.target == Target::reload ? fmt::format("{} [CLUSTER] [-- CMD]", verb.name)
-                                                : usage_of(verb).substr(7);
-            text += fmt::format("  {:<29} {}\n", usage, verb.help);
-        }
+    constexpr std::pair<std::string_view, std::string_view> kGroups[] = {
+        {"run", "Run a cluster"},           {"look", "Look at it"},        {"change", "Change it"},
+        {"release", "Bring a new release"}, {"worker", "Act on a worker"},
+    };
+    size_t width = 0;
+    for (const auto& verb : verbs()) width = std::max(width, columns(short_usage(verb)));
+    for (const auto& [group, title] : kGroups) {
+        text += "\n" + heading(title, color);
+        for (const auto& verb : verbs())
+            if (verb.group == group) text += entry("  " + short_usage(verb), width + 4, verb.help);
     }
     return text + "\ndrover help VERB says more. drover --version prints the version.\n";
 }

@@ -3,6 +3,7 @@
 // The verbs, as one table: the parser, the help and "did you mean" read it.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,7 +15,7 @@ enum class Target { none, command, cluster, cluster_or_worker, worker, reload };
 
 struct Verb {
     std::string_view name;
-    std::string_view group;     // heading in the help: "run", "look", "change"
+    std::string_view group;     // in the help: "run", "look", "change", "release", "worker"
     Target target;              // what the verb is about
     std::string_view argument;  // what follows the target: "N", "SIGNAL"; "" for nothing
     std::string_view help;      // one line
@@ -25,6 +26,10 @@ struct Verb {
 const std::vector<Verb>& verbs();
 const Verb* find_verb(std::string_view name);  // nullptr where there is none
 std::vector<std::string> verb_names();
+
+// The verb that was probably meant by a word that is none: by a misspelling, or as other process
+// managers call it.
+std::optional<std::string> verb_meant_by(std::string_view word);
 
 // "drover signal [CLUSTER][/ID] SIGNAL"
 std::string usage_of(const Verb& verb);

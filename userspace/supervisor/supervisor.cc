@@ -489,12 +489,4 @@ bool Supervisor::is_steady() const {
                                 [](const auto& entry) { return is_moving(entry.second.state); });
 }
 
-Result<void> Supervisor::no_such_worker(WorkerId id) const {
-    std::string known;
-    for (const auto& [other, worker] : workers_)
-        known += fmt::format("{}{}", known.empty() ? "" : ", ", other);
-    return fail("no-such-worker",
-                fmt::format("{} has no worker {}: its workers are {}", config_.name, id, known));
-}
-
 }  // namespace drover::supervisor

@@ -242,6 +242,18 @@ void Supervisor::policy(const PolicyChoice& policy, Done done) {
     settle();
 }
 
+// Who gave an instance, as one does elsewhere, is told its worker.
+Result<void> Supervisor::no_such_worker(WorkerId id) const {
+    std::string known, meant;
+    for (const auto& [other, worker] : workers_) {
+        known += fmt::format("{}{}", known.empty() ? "" : ", ", other);
+        if (static_cast<WorkerId>(worker.instance) == id)
+            meant = fmt::format(" (instance {} is worker {})", id, other);
+    }
+    return fail("no-such-worker", fmt::format("{} has no worker {}: its workers are {}{}",
+                                              config_.name, id, known, meant));
+}
+
 void Supervisor::when(std::function<bool()> reached, Done done) {
     pending_.push_back({std::move(reached), std::move(done)});
 }
