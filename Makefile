@@ -53,7 +53,7 @@ POLICIES       := $(POLICY_SOURCES:tests/policies/%.c=$(BUILD)/policies/%.o)
 FUZZERS        := $(FUZZ_SOURCES:tests/fuzz/%_fuzz.cc=$(BUILD)/fuzz/%)
 SKELETON       := $(BUILD)/bpf/drover.skel.h
 
-PACKAGES := libbpf libelf zlib libsystemd fmt ncursesw
+PACKAGES := libbpf libelf zlib libsystemd fmt ncursesw libmicrohttpd
 
 # --- Flags --------------------------------------------------------------------------------------
 

@@ -15,9 +15,11 @@
 #include <string>
 
 #include "admin/controller.h"
+#include "admin/http.h"
 #include "admin/narrator.h"
 #include "admin/server.h"
 #include "admin/supervisor_commands.h"
+#include "admin/tally.h"
 #include "base/event_loop.h"
 #include "base/log.h"
 #include "base/paths.h"
@@ -49,7 +51,9 @@ class Audience : public supervisor::Observer {
         server_ = nullptr;
         controller_ = nullptr;
     }
+    [[nodiscard]] const admin::Tally& tally() const { return tally_; }
     void on_event(const supervisor::Event& event) override {
+        tally_.count(event);
         narrator_.on_event(event, *supervisor_);
         if (server_ != nullptr) server_->publish(event);
         if (controller_ != nullptr) controller_->publish(event);
@@ -57,6 +61,7 @@ class Audience : public supervisor::Observer {
 
   private:
     admin::Narrator narrator_;
+    admin::Tally tally_;
     const supervisor::Supervisor* supervisor_ = nullptr;
     admin::ControlServer* server_ = nullptr;
     admin::Controller* controller_ = nullptr;
@@ -114,18 +119,50 @@ void apply_changes(supervisor::Supervisor& cluster, supervisor::Changes changes)
     if (changes.release) cluster.reload_as(std::move(*changes.release), tell);
 }
 
-// The keepers of the program that became this one.
-std::vector<Fd> inherited_keepers() {
-    std::vector<Fd> keepers;
-    const char* numbers = std::getenv(supervisor::kKeeperFds);
+// What the program that became this one has passed on: the descriptors that the variable lists.
+std::vector<Fd> inherited(const char* variable) {
+    std::vector<Fd> fds;
+    const char* numbers = std::getenv(variable);
     std::istringstream list(numbers != nullptr ? numbers : "");
     for (std::string number; std::getline(list, number, ',');) {
         int fd = std::atoi(number.c_str());
         if (fd <= STDERR_FILENO || ::fcntl(fd, F_SETFD, FD_CLOEXEC) != 0) continue;
-        keepers.emplace_back(fd);
+        fds.emplace_back(fd);
     }
-    ::unsetenv(supervisor::kKeeperFds);
-    return keepers;
+    ::unsetenv(variable);
+    return fds;
+}
+
+// The admin port's listener; closed where there is to be none.
+Result<Fd> open_admin_port(const supervisor::Config& config, bool goes_on) {
+    auto passed_on = goes_on ? inherited(admin::kAdminFd) : std::vector<Fd>();
+    if (!config.admin) return Fd();
+    if (!passed_on.empty()) return std::move(passed_on.front());
+    auto listener = admin::listen_for_admin(*config.admin);
+    if (listener && !goes_on && !admin::is_loopback(config.admin->address))
+        log::warn(
+            fmt::format("everybody who reaches {} port {} can read metrics and status: "
+                        "--admin {} is for this machine alone",
+                        config.admin->address, config.admin->number, config.admin->number));
+    return listener;
+}
+
+std::unique_ptr<admin::HttpServer> serve_admin_port(EventLoop& loop, Fd&& listener,
+                                                    const supervisor::Supervisor& cluster,
+                                                    const Audience& audience) {
+    admin::PageSources sources;
+    sources.status = [&cluster] { return cluster.status(); };
+    sources.tally = [&audience]() -> const admin::Tally& { return audience.tally(); };
+    sources.process = [began = std::chrono::system_clock::now()] {
+        return admin::look_at_own_process(began);
+    };
+    auto server = admin::HttpServer::open(
+        loop, std::move(listener), [sources](std::string_view method, std::string_view path) {
+            return admin::answer_page(sources, method, path);
+        });
+    if (server) return std::move(*server);
+    log::error(server.error().text);
+    return nullptr;
 }
 
 // `goes_on`: this program has taken the place of another, under its pid.
@@ -169,10 +206,16 @@ int run_master(supervisor::Config config, const Paths& paths, const std::string&
     auto loop = EventLoop::open();
     if (!loop) return refuse(loop.error());
 
-    // 4. Steering is loaded and named ports are taken, the logger runs.
-    auto effects =
-        supervisor::ClusterEffects::open(config, paths, *loop, saved ? &*saved : nullptr,
-                                         goes_on ? inherited_keepers() : std::vector<Fd>());
+    // 4. The admin port; steering is loaded and named ports are taken, the logger runs.
+    auto admin_port = open_admin_port(config, goes_on);
+    if (!admin_port && goes_on) log::error(admin_port.error().text);  // its workers need a master
+    if (!admin_port && !goes_on) {
+        if (!saved) supervisor::remove_run_folder(paths, config.name);
+        return refuse(admin_port.error());
+    }
+    auto effects = supervisor::ClusterEffects::open(
+        config, paths, *loop, saved ? &*saved : nullptr,
+        goes_on ? inherited(supervisor::kKeeperFds) : std::vector<Fd>());
     if (!effects) {
         // What lives on is the next one's to take over.
         if (!saved) supervisor::remove_run_folder(paths, config.name);
@@ -212,6 +255,11 @@ int run_master(supervisor::Config config, const Paths& paths, const std::string&
         audience.attach_controller(controller.get());
     }
 
+    std::unique_ptr<admin::HttpServer> http;
+    if (admin_port && admin_port->is_open())
+        http = serve_admin_port(*loop, std::move(*admin_port), cluster, audience);
+    if (http) upgrade.pass_on(admin::kAdminFd, http->listener());
+
     // 6. Signals: the first asks for a drained end, the second for a quick one.
     bool asked_to_stop = false;
     auto stop = [&cluster, &asked_to_stop](int) {
@@ -236,6 +284,7 @@ int run_master(supervisor::Config config, const Paths& paths, const std::string&
         leave = loop->soon([&, status] {
             audience.detach_all();
             server->reset();  // nobody may ask for what is being taken down
+            http.reset();
             auto close = [&effects, &loop, status] {
                 (*effects)->close([&loop, status] { loop->exit(status); });
             };

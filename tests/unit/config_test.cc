@@ -44,6 +44,7 @@ const std::map<std::string_view, std::string> kGoodValues = {
     {"listen", "tcp://127.0.0.1:80"},
     {"watchdog", "20s"},
     {"controller", "./scale"},
+    {"admin", "9090"},
     {"max-lifetime", "24h"},
     {"max-memory", "512M"},
     {"max-connections", "100000"},
@@ -300,6 +301,40 @@ TEST_CASE("the policy shared is for sockets that drover makes") {
     CHECK(completes({{"policy", "shared"}}).empty());  // it may be a Node program
     CHECK(mentions(completes({{"policy", "shared"}, {"ipc", "pipe"}}), "--listen"));
     CHECK(mentions(completes({{"policy", "shared"}, {"ready", "http:/"}}), "--ready"));
+}
+
+TEST_CASE("the admin port is this machine's alone unless an address is named") {
+    auto parsed = [](const std::string& text) {
+        Config config;
+        if (!set_option(config, "admin", text)) return Port{};
+        return *config.admin;
+    };
+    CHECK(parsed("9090") == Port{9090, "127.0.0.1"});
+    CHECK(parsed(":9090") == Port{9090, "127.0.0.1"});
+    CHECK(parsed("0.0.0.0:9090") == Port{9090, "0.0.0.0"});
+    CHECK(parsed("[0:0::1]:9090") == Port{9090, "::1"});
+    CHECK(parsed("[::]:9090") == Port{9090, "::"});
+    for (const char* wrong : {"", ":", "0", "65536", "::1:9090", ":::9090", ":[::1]:9090",
+                              "localhost:9090", "9090:", "http://127.0.0.1:9090"}) {
+        CAPTURE(wrong);
+        CHECK(mentions(error_of("admin", wrong), "--admin: "));
+    }
+    CHECK_FALSE(find_option("admin")->fixed.empty());
+}
+
+TEST_CASE("the admin port is none that the workers share") {
+    for (const char* option : {"port", "listen"}) {
+        Config config;
+        config.command = {"server"};
+        REQUIRE(set_option(config, "admin", "9090"));
+        bool is_port = std::string_view(option) == "port";
+        REQUIRE(set_option(config, option, is_port ? "9090" : "tcp://0.0.0.0:9090"));
+        auto completed = complete(config);
+        REQUIRE_FALSE(completed);
+        CHECK(mentions(completed.error().text, "9090"));
+        config.admin->number = 9091;
+        CHECK(complete(config));
+    }
 }
 
 TEST_CASE("an environment file: comments, quotes, empty lines") {

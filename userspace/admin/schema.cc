@@ -229,6 +229,12 @@ Json to_json(const Status& status) {
             {"moved_total", status.moved_total}};
 }
 
+Json to_public_json(const Status& status) {
+    Json json = to_json(status);
+    for (Json& worker : json["workers"]) worker.erase("reason");
+    return json;
+}
+
 Json to_json(const Event& event, const std::string& cluster) {
     return {{"v", kVersion},
             {"seq", event.seq},

@@ -17,10 +17,25 @@ int64_t Steering::live(uint32_t worker) const {
     return found == members_.end() ? 0 : slots_->read(found->second.slot).live;
 }
 
-std::map<uint32_t, WorkerCounts> Steering::counts() const {
-    std::unordered_map<uint64_t, uint32_t> queued;
+uint64_t Steering::accepted_total(uint32_t worker) const {
+    auto found = members_.find(worker);
+    if (found == members_.end()) return 0;
+    drover_slot slot = slots_->read(found->second.slot);
+    return slot.established_total + slot.moved_in_total - slot.moved_out_total;
+}
+
+Steering::Queues Steering::read_queues() {
+    Queues queued;
     if (auto sockets = list_sockets(kListening))
         for (const Socket& socket : *sockets) queued[socket.cookie] = socket.queued;
+    return queued;
+}
+
+std::map<uint32_t, WorkerCounts> Steering::counts() const {
+    return counts(read_queues());
+}
+
+std::map<uint32_t, WorkerCounts> Steering::counts(const Queues& queued) const {
     std::map<uint32_t, WorkerCounts> counts;
     for (const auto& [worker, member] : members_) {
         WorkerCounts& count = counts[worker];
@@ -36,32 +51,27 @@ std::map<uint32_t, WorkerCounts> Steering::counts() const {
     return counts;
 }
 
-std::vector<GroupState> Steering::groups() const {
-    std::unordered_map<uint64_t, uint32_t> queued;
-    if (auto sockets = list_sockets(kListening))
-        for (const Socket& socket : *sockets) queued[socket.cookie] = socket.queued;
-    std::vector<GroupState> states;
+Snapshot Steering::snapshot() const {
+    Queues queued = read_queues();
+    Snapshot snapshot;
+    snapshot.workers = counts(queued);
+    uint32_t indices = used_groups_.empty() ? 0 : *used_groups_.rbegin() + 1;
+    auto reasons = programs_->decisions(indices);
     for (const auto& [index, group] : groups_) {
-        GroupState state{group.endpoint, group.v6only, {}, 0};
+        GroupState state{group.endpoint, group.v6only, {}, 0, reasons[index]};
         for (uint16_t slot : group.active) state.active.push_back(slots_->owner(slot));
         if (auto found = queued.find(group.keeper_cookie); found != queued.end())
             state.parked = found->second;
-        states.push_back(std::move(state));
+        snapshot.groups.push_back(std::move(state));
     }
-    return states;
-}
-
-Totals Steering::totals() const {
-    Totals totals;
-    for (uint32_t index : used_groups_) {
-        auto counts = programs_->decisions(index);
-        for (size_t reason = 0; reason < counts.size(); reason++)
-            totals.reasons[reason] += counts[reason];
-    }
+    Totals& totals = snapshot.totals;
+    for (uint32_t index : used_groups_)
+        for (size_t reason = 0; reason < totals.reasons.size(); reason++)
+            totals.reasons[reason] += reasons[index][reason];
     totals.corrections = corrections_;
     totals.moved = programs_->totals().moves_total;
     totals.events_lost = programs_->totals().events_lost_total;
-    return totals;
+    return snapshot;
 }
 
 void Steering::reconcile() {

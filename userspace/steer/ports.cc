@@ -119,26 +119,40 @@ tl::expected<void, Conflict> PortOwnership::lock(int port) {
     }
 }
 
-tl::expected<void, Conflict> PortOwnership::claim(
-    const Endpoint& at, const std::function<bool(uint64_t cgroup_id)>& is_ours) {
-    bool owned_before = owns(at.port());
-    if (auto locked = lock(at.port()); !locked) return locked;
+std::optional<Conflict> find_conflict(const Endpoint& at,
+                                      const std::function<bool(uint64_t cgroup_id)>& is_ours) {
     auto listeners = list_sockets(kListening);
-    if (!listeners) return {};  // no sock_diag: the lock alone protects, and doctor says so
+    if (!listeners) return std::nullopt;  // no sock_diag: doctor says so
     for (const Socket& listener : *listeners) {
         if (!overlaps(at, listener.local) || is_ours(listener.cgroup_id)) continue;
         if (listener.v6only && at.family() == DROVER_AF_INET) continue;
         Owner owner = find_owner(listener.inode);
-        if (!owned_before) {
-            ::unlink(lock_path(folder_, at.port()).c_str());
-            locks_.erase(at.port());
-        }
-        std::string text = fmt::format(
-            "port {} is taken: pid {} (\"{}\") listens on {}: stop it, or use another port",
-            at.port(), owner.pid, owner.command, listener.local.text());
-        return tl::unexpected(Conflict{at.port(), owner.pid, owner.command, text});
+        std::string text =
+            owner.pid == ::getpid()
+                ? fmt::format(
+                      "port {} is taken: this cluster's own --admin listens on {}: give it "
+                      "another port",
+                      at.port(), listener.local.text())
+                : fmt::format(
+                      "port {} is taken: pid {} (\"{}\") listens on {}: stop it, or use "
+                      "another port",
+                      at.port(), owner.pid, owner.command, listener.local.text());
+        return Conflict{at.port(), owner.pid, owner.command, text};
     }
-    return {};
+    return std::nullopt;
+}
+
+tl::expected<void, Conflict> PortOwnership::claim(
+    const Endpoint& at, const std::function<bool(uint64_t cgroup_id)>& is_ours) {
+    bool owned_before = owns(at.port());
+    if (auto locked = lock(at.port()); !locked) return locked;
+    auto conflict = find_conflict(at, is_ours);
+    if (!conflict) return {};
+    if (!owned_before) {
+        ::unlink(lock_path(folder_, at.port()).c_str());
+        locks_.erase(at.port());
+    }
+    return tl::unexpected(*conflict);
 }
 
 }  // namespace drover::steer

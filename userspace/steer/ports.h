@@ -9,6 +9,7 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "base/fd.h"
@@ -23,6 +24,11 @@ struct Conflict {
     std::string command;  // of that pid
     std::string text;     // the sentence: port, pid, command, what to do
 };
+
+// Whose listener takes connections meant for one at `at`: the first whose cgroup is not ours. An
+// unspecified address overlaps all. Nothing where there is none, or where the kernel does not tell.
+std::optional<Conflict> find_conflict(const Endpoint& at,
+                                      const std::function<bool(uint64_t cgroup_id)>& is_ours);
 
 class PortOwnership {
   public:

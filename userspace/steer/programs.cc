@@ -363,16 +363,22 @@ void Programs::forget_listener(uint64_t cookie) {
     bpf_map_delete_elem(bpf_map__fd(impl_->skeleton->maps.listener_tags), &cookie);
 }
 
-std::vector<uint64_t> Programs::decisions(uint32_t group) const {
-    static const int cpus = libbpf_num_possible_cpus();
-    std::vector<uint64_t> totals(DROVER_REASON_COUNT);
-    std::vector<uint64_t> per_cpu(static_cast<size_t>(cpus > 0 ? cpus : 1));
-    for (uint32_t reason = 0; reason < DROVER_REASON_COUNT; reason++) {
-        uint32_t index = group * DROVER_REASON_COUNT + reason;
-        int map = bpf_map__fd(impl_->skeleton->maps.decisions);
-        if (bpf_map_lookup_elem(map, &index, per_cpu.data()) != 0) continue;
-        for (uint64_t count : per_cpu) totals[reason] += count;
-    }
+std::vector<ReasonCounts> Programs::decisions(uint32_t groups) const {
+    static const auto cpus = static_cast<size_t>(std::max(libbpf_num_possible_cpus(), 1));
+    std::vector<ReasonCounts> totals(groups);
+    uint32_t count = groups * DROVER_REASON_COUNT, next = 0;
+    if (count == 0) return totals;
+    std::vector<uint32_t> keys(count);
+    std::vector<uint64_t> per_cpu(count * cpus);
+    int map = bpf_map__fd(impl_->skeleton->maps.decisions);
+    // The keys of an array come in their order.
+    if (bpf_map_lookup_batch(map, nullptr, &next, keys.data(), per_cpu.data(), &count, nullptr) !=
+            0 &&
+        errno != ENOENT)
+        return totals;
+    for (size_t i = 0; i < count; i++)
+        for (size_t cpu = 0; cpu < cpus; cpu++)
+            totals[i / DROVER_REASON_COUNT][i % DROVER_REASON_COUNT] += per_cpu[i * cpus + cpu];
     return totals;
 }
 

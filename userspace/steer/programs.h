@@ -6,6 +6,7 @@
 
 #include <drover/steer_abi.h>
 
+#include <array>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -21,6 +22,8 @@
 struct drover_bpf;
 
 namespace drover::steer {
+
+using ReasonCounts = std::array<uint64_t, DROVER_REASON_COUNT>;  // index: drover_reason
 
 class Programs {
   public:
@@ -74,8 +77,8 @@ class Programs {
     [[nodiscard]] uint64_t listener_cookie(uint32_t group, uint32_t slot) const;
     Result<void> put_listener(uint32_t group, uint32_t slot, int socket);
     void forget_listener(uint64_t cookie);
-    // How often each reason was counted in the group, index: drover_reason.
-    [[nodiscard]] std::vector<uint64_t> decisions(uint32_t group) const;
+    // How often each reason was counted in the groups 0 to `groups` - 1; one system call.
+    [[nodiscard]] std::vector<ReasonCounts> decisions(uint32_t groups) const;
     struct Moved {
         uint64_t cookie;
         drover_tag tag;

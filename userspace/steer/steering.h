@@ -17,6 +17,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "base/cgroup.h"
@@ -97,13 +98,20 @@ struct GroupState {
     bool v6only = false;
     std::vector<uint32_t> active;  // worker ids
     uint64_t parked = 0;
+    ReasonCounts reasons = {};
 };
 
 struct Totals {
-    uint64_t reasons[DROVER_REASON_COUNT] = {};
+    ReasonCounts reasons = {};  // of all groups that there ever were
     uint64_t corrections = 0;
     uint64_t moved = 0;
     uint64_t events_lost = 0;
+};
+
+struct Snapshot {
+    std::map<uint32_t, WorkerCounts> workers;
+    std::vector<GroupState> groups;
+    Totals totals;
 };
 
 class Steering {
@@ -169,8 +177,10 @@ class Steering {
     [[nodiscard]] int64_t live(uint32_t worker) const;  // no system call
     // Counts of all workers, with queues as the kernel has them now.
     [[nodiscard]] std::map<uint32_t, WorkerCounts> counts() const;
-    [[nodiscard]] std::vector<GroupState> groups() const;
-    [[nodiscard]] Totals totals() const;
+    // All there is, for the same few system calls, however many workers there are.
+    [[nodiscard]] Snapshot snapshot() const;
+    // Of a worker that has ended, until remove_worker(); no system call.
+    [[nodiscard]] uint64_t accepted_total(uint32_t worker) const;
 
     // With Options::take_over: finds the listeners of the workers that live on, and tells of them.
     void find_living();
@@ -264,6 +274,9 @@ class Steering {
     void rescan(const std::vector<Socket>& listening);
     void correct_counts();
     void retire_idle_groups();
+    using Queues = std::unordered_map<uint64_t, uint32_t>;  // by the listener's cookie
+    [[nodiscard]] static Queues read_queues();
+    [[nodiscard]] std::map<uint32_t, WorkerCounts> counts(const Queues& queued) const;
     void schedule_reconcile();
     [[nodiscard]] bool has_others(uint32_t worker) const;
     void move_worker_queue(uint32_t worker);

@@ -21,6 +21,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kNodeLeaves{500};  // a Node worker, when it is drained
 constexpr std::chrono::milliseconds kEmptyLook{10};    // between two looks at an emptying cgroup
+constexpr std::chrono::milliseconds kUsageAge{200};    // of what the cgroups said, at most
 
 drover_policy abi_policy(Policy policy) {
     switch (policy) {
@@ -39,6 +40,12 @@ drover_policy abi_policy(Policy policy) {
             break;
     }
     return DROVER_POLICY_LEAST_BUSY;
+}
+
+Decisions decisions_of(const steer::ReasonCounts& reasons) {
+    return {reasons[DROVER_PICKED],  reasons[DROVER_FALLBACK], reasons[DROVER_KEEPER],
+            reasons[DROVER_DROPPED], reasons[DROVER_MOVED],    reasons[DROVER_STRAY],
+            reasons[DROVER_PINNED]};
 }
 
 ListeningData listening_data(const steer::Endpoint& at) {
@@ -167,6 +174,8 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
     std::map<int, std::shared_ptr<const Config>> configs;
     for (const auto& [generation, release] : saved->releases)
         configs[generation] = std::make_shared<const Config>(release);
+    for (const SavedInstance& instance : saved->instances)
+        self->former_[instance.instance] = instance.former;
     for (const SavedWorker& worker : saved->workers)
         self->adopt(worker, configs.at(worker.generation));
     return self;
@@ -356,12 +365,17 @@ void ClusterEffects::look_whether_empty(WorkerId id) {
     auto found = processes_.find(id);
     if (found == processes_.end()) return;
     Process& process = found->second;
-    bool gone = !process.cgroup.is_populated() && process.cgroup.remove().has_value();
+    bool is_empty = !process.cgroup.is_populated();
+    uint64_t cpu_ms = is_empty ? process.cgroup.cpu_microseconds() / 1000 : 0;
+    bool gone = is_empty && process.cgroup.remove().has_value();
     if (!gone) {
         if (++process.looks * kEmptyLook > process.config->stop_timeout) process.cgroup.kill();
         process.on_empty = loop_.after(kEmptyLook, [this, id] { look_whether_empty(id); });
         return;
     }
+    FormerWorkers& former = former_[process.instance];
+    former.accepted_total += steering_->accepted_total(static_cast<uint32_t>(id));
+    former.cpu_ms_total += cpu_ms;
     steering_->remove_worker(static_cast<uint32_t>(id));
     output_->remove_worker(id);
     processes_.erase(found);
@@ -378,39 +392,51 @@ Result<void> ClusterEffects::set_policy(const PolicyChoice& policy) {
     return steering_->set_policy(abi_policy(policy.kind), policy.file);
 }
 
+// Several system calls a worker: so no more often than makes a difference to anybody, however often
+// and by however many the status is asked for.
+void ClusterEffects::look_at_usage() {
+    auto now = std::chrono::steady_clock::now();
+    bool is_due = now - usage_looked_at_ >= kUsageAge;
+    if (is_due) usage_looked_at_ = now;
+    for (auto& [id, process] : processes_)
+        if (is_due || !process.usage)
+            process.usage =
+                Usage{process.cgroup.cpu_microseconds() / 1000, process.cgroup.memory_bytes()};
+}
+
 Numbers ClusterEffects::numbers() {
     Numbers numbers;
-    for (const auto& [worker, counts] : steering_->counts()) {
+    steer::Snapshot snapshot = steering_->snapshot();
+    for (const auto& [worker, counts] : snapshot.workers) {
         WorkerNumbers& out = numbers.workers[worker];
         if (is_common()) continue;
         out.live = static_cast<uint64_t>(counts.live);
         out.queued = counts.queued;
         out.accepted_total = counts.accepted_total;
     }
+    look_at_usage();
     for (const auto& [id, process] : processes_) {
         WorkerNumbers& out = numbers.workers[id];
-        out.cpu_ms_total = process.cgroup.cpu_microseconds() / 1000;
-        out.memory_bytes = process.cgroup.memory_bytes();
+        out.cpu_ms_total = process.usage->cpu_ms_total;
+        out.memory_bytes = process.usage->memory_bytes;
     }
-    for (const auto& group : steering_->groups())
+    for (const auto& group : snapshot.groups)
         numbers.groups.push_back({group.endpoint.address(),
                                   group.endpoint.port(),
                                   group.v6only,
                                   {group.active.begin(), group.active.end()},
-                                  group.parked});
+                                  group.parked,
+                                  decisions_of(group.reasons)});
     for (const auto& socket : sockets_->common()) {
         GroupNumbers out{socket.at.address(), socket.at.port(), socket.v6only, {}, socket.queued};
         for (const auto& [id, process] : processes_)
             if (steering_->is_active(static_cast<uint32_t>(id))) out.active.push_back(id);
         numbers.groups.push_back(std::move(out));
     }
-    steer::Totals totals = steering_->totals();
-    numbers.decisions = {totals.reasons[DROVER_PICKED], totals.reasons[DROVER_FALLBACK],
-                         totals.reasons[DROVER_KEEPER], totals.reasons[DROVER_DROPPED],
-                         totals.reasons[DROVER_MOVED],  totals.reasons[DROVER_STRAY],
-                         totals.reasons[DROVER_PINNED]};
-    numbers.corrections_total = totals.corrections;
-    numbers.moved_total = totals.moved;
+    numbers.former = former_;
+    numbers.decisions = decisions_of(snapshot.totals.reasons);
+    numbers.corrections_total = snapshot.totals.corrections;
+    numbers.moved_total = snapshot.totals.moved;
     return numbers;
 }
 

@@ -90,7 +90,13 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
         std::optional<worker::Probe> probe;
         EventLoop::Source on_failed;  // there was no connection to begin with
     };
+    // What a worker uses.
+    struct Usage {
+        uint64_t cpu_ms_total = 0;
+        uint64_t memory_bytes = 0;
+    };
     struct Process {
+        int instance = 0;
         int pid = 0;
         uint64_t started = 0;  // see start_of_process()
         int slot = 0;
@@ -100,6 +106,7 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
         std::shared_ptr<const Config> config;
         worker::SpawnRequest request;
         Cgroup cgroup;
+        std::optional<Usage> usage;  // as of the last look
         bool leaving = false;
         bool is_node = false;  // it speaks Node's channel
         std::optional<std::chrono::steady_clock::time_point> idle_since;  // drained, see there
@@ -126,6 +133,7 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     void on_exec_status(WorkerId id);
     void on_end(WorkerId id);
     void look_whether_empty(WorkerId id);
+    void look_at_usage();
 
     // worker::NotifyObserver
     void on_notify_ready(uint64_t worker) override;
@@ -158,6 +166,8 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     std::unique_ptr<SharedSockets> sockets_;
     std::unique_ptr<Channels> channels_;
     std::map<WorkerId, Process> processes_;
+    std::map<int, FormerWorkers> former_;  // by instance
+    std::chrono::steady_clock::time_point usage_looked_at_{};
     int leaving_ = 0;
     std::string saved_text_;  // the state as it was last written down
     // Helpers of the master before this one (its logger, its controller): where they are children

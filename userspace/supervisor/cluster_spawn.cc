@@ -98,6 +98,7 @@ Result<Spawned> ClusterEffects::spawn(const SpawnOrder& order) {
     WorkerId id = order.id;
     Process& process = processes_[id];
     process.config = order.config;
+    process.instance = order.instance;
     auto undo = [this, id](Error error) {
         steering_->remove_worker(static_cast<uint32_t>(id));
         output_->remove_worker(id);

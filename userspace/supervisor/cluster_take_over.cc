@@ -30,6 +30,9 @@ void ClusterEffects::save(SavedState state) {
         worker.is_node = process.is_node;
         worker.channel_fd = process.channel_fd;
     }
+    for (SavedInstance& instance : state.instances)
+        if (auto found = former_.find(instance.instance); found != former_.end())
+            instance.former = found->second;
     // One that has not even been started cannot be taken over.
     std::erase_if(state.workers, [](const SavedWorker& worker) { return worker.pid == 0; });
     if (notify_) state.notify_address = notify_->address();
@@ -106,6 +109,7 @@ void ClusterEffects::adopt(const SavedWorker& saved, std::shared_ptr<const Confi
     WorkerId id = saved.id;
     Process& process = processes_[id];
     process.config = std::move(config);
+    process.instance = saved.instance;
     process.pid = saved.pid;
     process.started = saved.pid_started;
     process.slot = saved.slot;

@@ -155,6 +155,15 @@ Result<Port> parse_listen(const std::string& text) {
     return port;
 }
 
+// 9090 and :9090 are this machine's alone: 127.0.0.1:9090.
+Result<Port> parse_admin(const std::string& text) {
+    std::string_view rest = text;
+    if (rest.starts_with(':') && rest.find(':', 1) == std::string_view::npos) rest.remove_prefix(1);
+    auto port = parse_port(rest);
+    if (port && port->address.empty()) port->address = "127.0.0.1";
+    return port;
+}
+
 Result<Duration> parse_positive_duration(const std::string& text) {
     auto duration = parse_duration(text);
     if (duration && duration->count() == 0) return fail("usage", "the time must not be 0");
@@ -283,6 +292,8 @@ const std::vector<Option>& option_table() {
          into(&Config::watchdog, parse_positive_duration)},
         {"controller", 0, "COMMAND", "", "a program that gets events and gives requests", false,
          into(&Config::controller, parse_text), kWhole},
+        {"admin", 0, "[ADDR:]PORT", "", "tell metrics and health over HTTP there", false,
+         into(&Config::admin, parse_admin), kWhole},
         {"max-lifetime", 0, "DURATION", "", "replace a worker that has run for so long", false,
          into(&Config::max_lifetime, parse_positive_duration)},
         {"max-memory", 0, "SIZE", "", "replace a worker that uses more memory, such as 512M", false,
@@ -334,6 +345,13 @@ Result<Config> complete(Config config) {
     for (auto port = config.ports.begin(); port != config.ports.end(); ++port)
         if (std::find(config.ports.begin(), port, *port) != port)
             return fail("usage", fmt::format("--port {} is given twice", port->number));
+    for (const auto* shared : {&config.ports, &config.listen})
+        for (const Port& port : *shared)
+            if (config.admin && config.admin->number == port.number)
+                return fail("usage",
+                            fmt::format("port {} is to be shared by the workers, so --admin needs "
+                                        "another one",
+                                        port.number));
     bool may_be_node = config.ipc == Ipc::automatic || config.ipc == Ipc::node;
     if (config.policy == Policy::shared && config.listen.empty() && !may_be_node)
         return fail("usage",

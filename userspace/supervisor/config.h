@@ -113,6 +113,7 @@ struct Config {
     uint64_t max_memory = 0;  // bytes
     uint64_t max_connections = 0;
     std::string controller;            // a program that steers the cluster, for /bin/sh -c
+    std::optional<Port> admin;         // where metrics and health are told over HTTP
     std::vector<std::string> command;  // program and arguments
     bool operator==(const Config&) const = default;
 };

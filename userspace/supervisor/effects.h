@@ -46,11 +46,13 @@ struct GroupNumbers {
     bool v6only = false;
     std::vector<WorkerId> active;
     uint64_t parked = 0;
+    Decisions decisions = {};
 };
 
 struct Numbers {
     std::map<WorkerId, WorkerNumbers> workers;
     std::vector<GroupNumbers> groups;
+    std::map<int, FormerWorkers> former;  // by instance
     Decisions decisions;
     uint64_t corrections_total = 0;
     uint64_t moved_total = 0;

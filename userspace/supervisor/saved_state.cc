@@ -73,8 +73,12 @@ Result<SavedState> state_of(const Json& json) {
     state.policy = json.at("policy");
     state.notify_address = json.at("notify_address");
     for (const Json& one : json.at("instances"))
-        state.instances.push_back(
-            {one.at("instance"), one.at("generation"), one.at("weight"), one.at("restarts_total")});
+        state.instances.push_back({one.at("instance"),
+                                   one.at("generation"),
+                                   one.at("weight"),
+                                   one.at("restarts_total"),
+                                   {one.value("former_accepted_total", uint64_t(0)),
+                                    one.value("former_cpu_ms_total", uint64_t(0))}});
     for (const Json& one : json.at("workers"))
         state.workers.push_back({one.at("id"), one.at("instance"), one.at("generation"),
                                  one.at("is_ready"), one.at("is_held"), one.at("is_leaving"),
@@ -102,7 +106,9 @@ std::string to_text(const SavedState& state) {
         instances.push_back({{"instance", one.instance},
                              {"generation", one.generation},
                              {"weight", one.weight},
-                             {"restarts_total", one.restarts_total}});
+                             {"restarts_total", one.restarts_total},
+                             {"former_accepted_total", one.former.accepted_total},
+                             {"former_cpu_ms_total", one.former.cpu_ms_total}});
     for (const SavedWorker& one : state.workers)
         workers.push_back({{"id", one.id},
                            {"instance", one.instance},

@@ -39,6 +39,7 @@ struct SavedInstance {
     int generation = 1;
     int weight = 1;
     uint64_t restarts_total = 0;
+    FormerWorkers former = {};
 };
 
 struct SavedState {

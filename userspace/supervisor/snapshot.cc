@@ -50,7 +50,8 @@ Status Supervisor::status() const {
         status.workers.push_back(std::move(out));
     }
     for (const GroupNumbers& group : numbers.groups) {
-        GroupStatus out{"tcp", group.addr, group.port, group.v6only, {}, group.parked};
+        GroupStatus out{"tcp", group.addr,   group.port,     group.v6only,
+                        {},    group.parked, group.decisions};
         for (WorkerId id : group.active)
             if (auto found = workers_.find(id); found != workers_.end())
                 out.active.push_back(found->second.instance);
@@ -58,6 +59,7 @@ Status Supervisor::status() const {
         status.groups.push_back(std::move(out));
     }
     status.state = stopping_ ? "stopping" : status.ready < status.wanted ? "degraded" : "running";
+    status.former = std::move(numbers.former);
     status.decisions_total = numbers.decisions;
     status.corrections_total = numbers.corrections_total;
     status.moved_total = numbers.moved_total;

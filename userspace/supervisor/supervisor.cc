@@ -348,6 +348,7 @@ void Supervisor::on_conflict(WorkerId id, const ConflictData& conflict) {
 }
 
 void Supervisor::on_released() {
+    is_dirty_ = true;  // with what it had taken and used
     settle();
 }
 

@@ -36,7 +36,7 @@ void Supervisor::save() {
         config_.policy.kind == Policy::custom ? config_.policy.file : name_of(config_.policy);
     for (const auto& [instance, known] : instances_)
         state.instances.push_back(
-            {instance, note(known.release), known.weight, known.restarts_total});
+            {instance, note(known.release), known.weight, known.restarts_total, {}});
     for (const auto& [id, worker] : workers_) {
         if (!is_alive(worker.state)) continue;
         SavedWorker saved;

@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <variant>
@@ -142,6 +143,11 @@ struct Event {
     EventData data;
 };
 
+// What became of the runs of the steering program.
+struct Decisions {
+    uint64_t picked = 0, fallback = 0, keeper = 0, dropped = 0, moved = 0, stray = 0, pinned = 0;
+};
+
 struct GroupStatus {
     std::string proto = "tcp";
     std::string addr;
@@ -149,6 +155,7 @@ struct GroupStatus {
     bool v6only = false;
     std::vector<int> active;  // instances, sorted
     uint64_t parked = 0;      // connections that wait in the keeper
+    Decisions decisions = {};
 };
 
 struct WorkerStatus {
@@ -175,8 +182,11 @@ struct WorkerStatus {
     std::optional<Exit> last_exit;  // of this instance's former worker
 };
 
-struct Decisions {
-    uint64_t picked = 0, fallback = 0, keeper = 0, dropped = 0, moved = 0, stray = 0, pinned = 0;
+// What the workers that an instance had and that are gone have taken and used.
+struct FormerWorkers {
+    uint64_t accepted_total = 0;
+    uint64_t cpu_ms_total = 0;
+    bool operator==(const FormerWorkers&) const = default;
 };
 
 struct Status {
@@ -190,6 +200,7 @@ struct Status {
     int ready = 0;
     std::vector<GroupStatus> groups;
     std::vector<WorkerStatus> workers;
+    std::map<int, FormerWorkers> former;  // by instance
     Decisions decisions_total;
     uint64_t corrections_total = 0;
     uint64_t moved_total = 0;

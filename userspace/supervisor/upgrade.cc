@@ -92,6 +92,17 @@ void Upgrade::answered() {
     become_it(0);
 }
 
+// What is passed on, for the time of the execve().
+void Upgrade::offer(bool offered) {
+    for (const auto& [variable, fd] : passed_on_) {
+        ::fcntl(fd, F_SETFD, offered ? 0 : FD_CLOEXEC);
+        if (offered)
+            ::setenv(variable.c_str(), std::to_string(fd).c_str(), 1);
+        else
+            ::unsetenv(variable.c_str());
+    }
+}
+
 // Waits a little for a moment in which nothing is half done.
 void Upgrade::become_it(int looks) {
     auto in_the_way = effects_.in_the_way();
@@ -104,11 +115,13 @@ void Upgrade::become_it(int looks) {
                                              kMostLooks * kLook.count() / 1000));
     auto keepers = effects_.prepare_exec();
     ::setenv(kKeeperFds, fmt::format("{}", fmt::join(keepers, ",")).c_str(), 1);
+    offer(true);
     std::array<char*, 4> arguments = {const_cast<char*>("drover"), const_cast<char*>("go-on"),
                                       cluster_.data(), nullptr};
     ::execv(program_.c_str(), arguments.data());
     int error = errno;
     ::unsetenv(kKeeperFds);
+    offer(false);
     effects_.undo_prepare_exec();
     fail("upgrade-failed", fmt::format("{}: {}", program_, std::strerror(error)));
 }

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -36,6 +37,9 @@ class Upgrade {
           program_(std::move(program)),
           cluster_(std::move(cluster)) {}
 
+    // The new program gets that descriptor, too, and its number in that variable.
+    void pass_on(std::string variable, int fd) { passed_on_[std::move(variable)] = fd; }
+
     // Does not return where all goes well; `failed` is called where it does not. Error codes:
     // "unsafe" (who could have written it?), "upgrade-failed", "bad-state".
     void start(std::function<void(Error)> failed);
@@ -45,11 +49,13 @@ class Upgrade {
     void read_answer();
     void answered();
     void become_it(int looks);
+    void offer(bool offered);
 
     EventLoop& loop_;
     ClusterEffects& effects_;
     std::string program_;
     std::string cluster_;
+    std::map<std::string, int> passed_on_;
     std::function<void(Error)> failed_;
     worker::Process process_;
     Fd answer_;
