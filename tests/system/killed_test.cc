@@ -49,8 +49,8 @@ struct Point {
 struct Scene {
     Sandbox sandbox;
     std::unique_ptr<Cluster> cluster;
-    Child traced;  // instead of `cluster`: strace, and the master below it
-    std::vector<std::unique_ptr<Connection>> waiting;
+    std::vector<std::unique_ptr<Connection>> waiting;  // for an answer
+    std::vector<pid_t> stopped;                        // workers, by SIGSTOP
 
     static Words options() {
         return {"-n", std::to_string(kWorkers), "--policy", "round-robin", "--drain-timeout", "1s"};
@@ -59,20 +59,10 @@ struct Scene {
         cluster = std::make_unique<Cluster>(sandbox, "web", options(), hello());
         REQUIRE(cluster->wait_ready(kWorkers));
     }
-    void kill_master() const {
-        cluster->master().send(SIGKILL);
-        CHECK(cluster->master().wait() == 128 + SIGKILL);
-    }
-    void stop_worker(int signal) {
-        for (pid_t pid : stopped_) ::kill(pid, signal);
-    }
     void tell(const Words& words) { (void)sandbox.drover(words, milliseconds(20'000)); }
-
-    std::vector<pid_t> stopped_;
 };
 
-// Something that a master does. `begin` brings about what has to be before, `act` has it done; it
-// returns when it is done, or when the master is dead.
+// Something that a master does; `act` returns when it is done, or when the master is dead.
 struct Deed {
     std::string name;
     std::function<void(Scene&)> act;
@@ -120,6 +110,7 @@ const std::vector<Deed>& deeds() {
         {"a worker crashes",
          [](Scene& scene) {
              pid_t victim = scene.cluster->pid_of(0);
+             if (victim <= 0) return;
              ::kill(victim, SIGKILL);
              CHECK(eventually(
                  [&] { return !master_runs(scene) || scene.cluster->pid_of(0) != victim; }));
@@ -136,7 +127,8 @@ const std::vector<Deed>& deeds() {
         {"rescue",
          [](Scene& scene) {
              pid_t pid = scene.cluster->pid_of(0);
-             scene.stopped_.push_back(pid);
+             if (pid <= 0) return;  // the master is dead already
+             scene.stopped.push_back(pid);
              ::kill(pid, SIGSTOP);
              for (int i = 0; i < 6; i++) {
                  scene.waiting.push_back(std::make_unique<Connection>("127.0.0.1", 8080));
@@ -244,7 +236,7 @@ void check_goes_on(Scene& scene, bool serves) {
     for (int instance = 0; instance < kWorkers; instance++)
         if (next.worker(instance)["flags"] == Json({"held"}))
             CHECK(next.drover({"resume", next.target(instance)}).status == 0);
-    for (pid_t pid : scene.stopped_) ::kill(pid, SIGCONT);
+    for (pid_t pid : scene.stopped) ::kill(pid, SIGCONT);
     for (auto& connection : scene.waiting) CHECK(connection->receive().error == "");
     // Each of its workers is asked, and answers.
     REQUIRE(eventually([&] { return next.status()["groups"][0]["active"].size() == kWorkers; }));
@@ -265,7 +257,7 @@ std::vector<Point> points_of(const Deed& deed) {
     tracer.send(SIGINT);
     (void)tracer.wait();
     auto points = points_in(read_file(scene.sandbox.path("trace")));
-    for (pid_t pid : scene.stopped_) ::kill(pid, SIGCONT);
+    for (pid_t pid : scene.stopped) ::kill(pid, SIGCONT);
     if (master_runs(scene)) CHECK(scene.cluster->stop() == 0);
     CHECK(scene.sandbox.leftovers() == "");
     return points;
