@@ -42,6 +42,11 @@ std::string other_options(const Verb& verb, bool color) {
                "      --parallel N     replace so many at the same time [1]\n"
                "      --canary N|N%    replace just so many, until promote or rollback\n\n" +
                run_options(color, true);
+    if (verb.target == Target::install)
+        return heading("Options", color) +
+               "      --print          only show the unit\n"
+               "      --no-start       not now, but at the next boot\n\n" +
+               run_options(color, false);
     if (!verb.json && !verb.follow) return "";
     auto text = heading("Options", color);
     if (verb.follow) text += "  -f, --follow  go on with what happens from now on\n";
@@ -53,6 +58,8 @@ std::string about_target(const Verb& verb) {
     switch (verb.target) {
         case Target::none:
         case Target::command:
+        case Target::install:
+        case Target::name:
             return "";
         case Target::cluster:
         case Target::reload:
@@ -74,6 +81,9 @@ const std::vector<Verb>& verbs() {
     static const std::vector<Verb> table = {
         {"run", "run", Target::command, "", "run a cluster of workers in the foreground", false,
          false},
+        {"install", "run", Target::install, "", "run it as a systemd service, now and at each boot",
+         false, false},
+        {"uninstall", "run", Target::name, "", "end that service and remove it", false, false},
         {"ls", "look", Target::none, "", "the clusters that run here", true, false},
         {"status", "look", Target::cluster, "", "a cluster, its ports and its workers", true,
          false},
@@ -135,6 +145,12 @@ std::string usage_of(const Verb& verb) {
         case Target::reload:
             usage += " [CLUSTER] [OPTIONS] [-- CMD [ARG…]]";
             break;
+        case Target::install:
+            usage += " NAME [OPTIONS] [--] CMD [ARG…]";
+            break;
+        case Target::name:
+            usage += " NAME";
+            break;
         case Target::cluster_or_worker:
             usage += " [CLUSTER][/ID]";
             break;
@@ -158,7 +174,9 @@ std::string help_text(bool color) {
             auto usage =
                 verb.target == Target::command  ? fmt::format("{} [OPTIONS] -- CMD", verb.name)
                 : verb.target == Target::reload ? fmt::format("{} [CLUSTER] [-- CMD]", verb.name)
-                                                : usage_of(verb).substr(7);
+                : verb.target == Target::install
+                    ? fmt::format("{} NAME [OPTIONS] -- CMD", verb.name)
+                    : usage_of(verb).substr(7);
             text += fmt::format("  {:<29} {}\n", usage, verb.help);
         }
     }
