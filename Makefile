@@ -59,7 +59,7 @@ PACKAGES := libbpf libelf zlib libsystemd fmt ncursesw libmicrohttpd
 
 OPTIMIZE  := -O2 -g1
 WARNINGS  := -Wall -Wextra -Werror
-CPPFLAGS  += -Iuserspace -Iinclude -I$(BUILD) -DDROVER_VERSION='"$(VERSION)"' -D_GNU_SOURCE
+CPPFLAGS  += -Iuserspace -Iinclude -I$(BUILD) -D_GNU_SOURCE
 CXXFLAGS  += -std=c++20 $(OPTIMIZE) $(WARNINGS)
 CFLAGS    += -std=gnu11 $(OPTIMIZE) $(WARNINGS)
 BPF_CFLAGS := -g -O2 -target bpf -mcpu=v3 $(WARNINGS) -Iinclude -Ibpf \
@@ -130,6 +130,10 @@ install: $(BUILD)/drover  ## install to $(DESTDIR)$(PREFIX)
 	install -D -m 0644 README.md $(DESTDIR)$(PREFIX)/share/doc/drover/README.md
 	install -D -m 0644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/drover/copyright
 
+.PHONY: deb
+deb: $(BUILD)/deps.ok  ## the Debian package, in build/deb, checked by lintian (scripts/deps install deb)
+	$(Q)scripts/make-deb $(VERSION)
+
 .PHONY: clean
 clean:  ## remove build/
 	$(Q)rm -rf $(BUILD)
@@ -148,6 +152,14 @@ $(BUILD)/flags: FORCE
 	@echo '$(subst ','\'',$(FLAGS_NOW))' | cmp -s - $@ || echo '$(subst ','\'',$(FLAGS_NOW))' > $@
 .PHONY: FORCE
 FORCE:
+
+# A change of version rebuilds what tells it.
+$(BUILD)/version.txt: FORCE
+	@mkdir -p $(@D)
+	@echo '$(VERSION)' | cmp -s - $@ || echo '$(VERSION)' > $@
+VERSIONED := $(patsubst %.cc,$(BUILD)/%.o,$(shell grep -l DROVER_VERSION userspace/main.cc $(SOURCES) $(SYSTEM_SOURCES)))
+$(VERSIONED): CPPFLAGS += -DDROVER_VERSION='"$(VERSION)"'
+$(VERSIONED): $(BUILD)/version.txt
 
 # --- BPF: each program's object, linked into one, and its skeleton -------------------------------
 

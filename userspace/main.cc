@@ -18,6 +18,7 @@
 #include "admin/http.h"
 #include "admin/narrator.h"
 #include "admin/server.h"
+#include "admin/service.h"
 #include "admin/supervisor_commands.h"
 #include "admin/tally.h"
 #include "base/event_loop.h"
@@ -26,6 +27,7 @@
 #include "cli/checks.h"
 #include "cli/cli.h"
 #include "cli/clusters.h"
+#include "cli/install.h"
 #include "logger/logger.h"
 #include "steer/ground.h"
 #include "supervisor/cluster_effects.h"
@@ -38,10 +40,10 @@ namespace {
 
 using namespace drover;
 
-// Tells every event to the terminal and to the control socket's followers.
+// Tells every event to the terminal, to systemd and to the control socket's followers.
 class Audience : public supervisor::Observer {
   public:
-    explicit Audience(const std::string& cluster) : narrator_(cluster) {}
+    Audience(const std::string& cluster, EventLoop& loop) : narrator_(cluster), service_(loop) {}
     void attach(const supervisor::Supervisor& supervisor, admin::ControlServer& server) {
         supervisor_ = &supervisor;
         server_ = &server;
@@ -50,11 +52,14 @@ class Audience : public supervisor::Observer {
     void detach_all() {
         server_ = nullptr;
         controller_ = nullptr;
+        service_.detach();
     }
     [[nodiscard]] const admin::Tally& tally() const { return tally_; }
+    void look() { service_.look(*supervisor_); }
     void on_event(const supervisor::Event& event) override {
         tally_.count(event);
         narrator_.on_event(event, *supervisor_);
+        service_.on_event(event, *supervisor_);
         if (server_ != nullptr) server_->publish(event);
         if (controller_ != nullptr) controller_->publish(event);
     }
@@ -62,6 +67,7 @@ class Audience : public supervisor::Observer {
   private:
     admin::Narrator narrator_;
     admin::Tally tally_;
+    admin::Service service_;
     const supervisor::Supervisor* supervisor_ = nullptr;
     admin::ControlServer* server_ = nullptr;
     admin::Controller* controller_ = nullptr;
@@ -166,8 +172,7 @@ std::unique_ptr<admin::HttpServer> serve_admin_port(EventLoop& loop, Fd&& listen
 }
 
 // `goes_on`: this program has taken the place of another, under its pid.
-int run_master(supervisor::Config config, const Paths& paths, const std::string& program,
-               bool goes_on) {
+int run_master(supervisor::Config config, Paths paths, const std::string& program, bool goes_on) {
     if (!config.workers) config.workers = supervisor::usable_cpus();
     if (!goes_on && config.cwd.empty()) config.cwd = working_folder();
     if (!goes_on)
@@ -200,6 +205,11 @@ int run_master(supervisor::Config config, const Paths& paths, const std::string&
         if (!lock) return refuse(lock.error());
     }
     supervisor::sign_lock(*lock, config.stop_signal);
+    // As a service: workers that live stay where they are, others come into the unit's cgroup.
+    if (!goes_on && std::getenv("DROVER_CGROUP") == nullptr)
+        if (auto unit = admin::enter_unit()) paths.cgroup_root = *unit;
+    if (!saved)
+        if (auto noted = paths.note_cgroup(config.name); !noted) return refuse(noted.error());
 
     // 3. The event loop. Output that breaks must not end the master.
     std::signal(SIGPIPE, SIG_IGN);
@@ -225,7 +235,7 @@ int run_master(supervisor::Config config, const Paths& paths, const std::string&
         log::warn("workers run as root: --user NAME gives them a user of their own");
 
     // 5. The supervisor, and who is told.
-    Audience audience(config.name);
+    Audience audience(config.name, *loop);
     supervisor::Supervisor cluster(config, *loop, **effects, audience);
     (*effects)->set_observer(cluster);
     supervisor::Upgrade upgrade(*loop, **effects, program, config.name);
@@ -298,6 +308,7 @@ int run_master(supervisor::Config config, const Paths& paths, const std::string&
         log::info(goes_on ? fmt::format("{}: drover {} goes on", config.name, DROVER_VERSION)
                           : fmt::format("{}: took over {} workers of a master that was killed",
                                         config.name, saved->workers.size()));
+        audience.look();
         apply_changes(cluster, std::move(changes));
     } else {
         cluster.start(on_over);
@@ -350,6 +361,15 @@ std::optional<int> stop_leftovers(const cli::Invocation& invocation, const Paths
     return cli::kDone;
 }
 
+// What `drover run` would refuse at boot is refused now.
+int install(const cli::Invocation& invocation, const Paths& paths) {
+    auto config = invocation.config;
+    if (auto read = supervisor::read_env_files(config); !read) return refuse(read.error());
+    auto identity = worker::find_identity(config.user, config.group);
+    if (!identity) return refuse(identity.error());
+    return cli::install(invocation, paths, own_program());
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -365,6 +385,8 @@ int main(int argc, char** argv) {
     Paths paths = Paths::from_environment();
     if (invocation->verb == "run")
         return run_master(invocation->config, paths, own_program(), /*goes_on=*/false);
+    if (invocation->verb == "install") return install(*invocation, paths);
+    if (invocation->verb == "uninstall") return cli::uninstall(*invocation);
     if (invocation->verb == "doctor")
         return cli::print_checks(steer::check_ground(paths), invocation->json);
     if (auto stopped = stop_leftovers(*invocation, paths)) return *stopped;

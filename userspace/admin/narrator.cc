@@ -14,17 +14,17 @@ std::string how(const supervisor::Exit& exit) {
     return fmt::format("exit status {}", exit.code.value_or(0));
 }
 
-std::string endpoints(const supervisor::Status& status) {
+}  // namespace
+
+std::string endpoints_text(const supervisor::Status& status) {
     std::string text;
     for (const auto& group : status.groups)
-        text += fmt::format("{}{}", text.empty() ? " on " : ", ",
+        text += fmt::format("{}{}", text.empty() ? "" : ", ",
                             group.addr.find(':') == std::string::npos
                                 ? fmt::format("{}:{}", group.addr, group.port)
                                 : fmt::format("[{}]:{}", group.addr, group.port));
     return text;
 }
-
-}  // namespace
 
 void Narrator::on_event(const supervisor::Event& event, const supervisor::Supervisor& supervisor) {
     using supervisor::EventKind;
@@ -36,9 +36,10 @@ void Narrator::on_event(const supervisor::Event& event, const supervisor::Superv
             auto status = supervisor.status();
             if (status.ready < status.wanted) break;
             told_ready_ = true;
-            log::info(fmt::format("{}: {} {} ready{}", cluster_, status.ready,
+            auto where = endpoints_text(status);
+            log::info(fmt::format("{}: {} {} ready{}{}", cluster_, status.ready,
                                   status.ready == 1 ? "worker is" : "workers are",
-                                  endpoints(status)));
+                                  where.empty() ? "" : " on ", where));
             break;
         }
         case EventKind::exit: {

@@ -10,6 +10,9 @@
 
 namespace drover::admin {
 
+// "[::]:80, 0.0.0.0:80"; empty where nothing listens.
+std::string endpoints_text(const supervisor::Status& status);
+
 class Narrator {
   public:
     explicit Narrator(std::string cluster) : cluster_(std::move(cluster)) {}

@@ -61,6 +61,14 @@ Result<std::string> Cgroup::mount_point() {
                 "/sys/fs/cgroup\", or boot with systemd.unified_cgroup_hierarchy=1");
 }
 
+std::string Cgroup::own() {
+    std::ifstream file("/proc/self/cgroup");
+    std::string line;
+    while (std::getline(file, line))
+        if (line.starts_with("0::")) return line.substr(3);
+    return "/";
+}
+
 Result<Cgroup> Cgroup::create(const std::string& path) {
     std::error_code error;
     fs::create_directories(path, error);
@@ -131,6 +139,14 @@ bool Cgroup::is_frozen() const {
 
 Fd Cgroup::open_events() const {
     return Fd(::open((path_ + "/cgroup.events").c_str(), O_RDONLY | O_CLOEXEC));
+}
+
+Result<void> Cgroup::enter() const {
+    std::ofstream file(path_ + "/cgroup.procs");
+    file << "0";
+    file.flush();
+    if (!file) return fail_errno(errno, fmt::format("enter cgroup {}", path_));
+    return {};
 }
 
 void Cgroup::kill() const {

@@ -21,6 +21,9 @@ class Cgroup {
     // Error "no-cgroup2" where it is not.
     static Result<std::string> mount_point();
 
+    // This process's cgroup, as a path below the mount point: "/" or "/a/b".
+    static std::string own();
+
     // Makes the folder, parents included, if it is not there, and opens it.
     static Result<Cgroup> create(const std::string& path);
     // The same, but one without processes that is left over is removed first: a cgroup that was
@@ -43,6 +46,7 @@ class Cgroup {
     [[nodiscard]] Result<void> freeze(bool frozen) const;
     [[nodiscard]] bool is_frozen() const;
     [[nodiscard]] Fd open_events() const;
+    [[nodiscard]] Result<void> enter() const;   // the calling process, with all its threads
     void kill() const;                          // SIGKILL to all of it, children included
     [[nodiscard]] Result<void> remove() const;  // the folder and its sub-folders
 

@@ -100,6 +100,10 @@ EventLoop::Source EventLoop::soon(std::function<void()> handler) {
     return source;
 }
 
+void EventLoop::feed_watchdog() {
+    sd_event_set_watchdog(event_.get(), 1);
+}
+
 int EventLoop::run() {
     int status = sd_event_loop(event_.get());
     return status < 0 ? 1 : status;

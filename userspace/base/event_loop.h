@@ -49,6 +49,10 @@ class EventLoop {
     // Calls `handler` once, when the present round of events is done.
     [[nodiscard]] Source soon(std::function<void()> handler);
 
+    // From now on systemd's watchdog is told that the loop turns, where the unit has one
+    // (WATCHDOG_USEC).
+    void feed_watchdog();
+
     // Runs until exit(); returns exit's status.
     int run();
     void exit(int status);

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "base/paths.h"
 
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <cstdlib>
+#include <filesystem>
 
 #include "base/cgroup.h"
 
@@ -23,6 +28,20 @@ Paths Paths::from_environment() {
     auto mount = Cgroup::mount_point();
     paths.cgroup_root = environment_or("DROVER_CGROUP", mount ? *mount + "/drover" : "");
     return paths;
+}
+
+std::string Paths::cgroup(const std::string& cluster) const {
+    std::error_code none;
+    auto noted = std::filesystem::read_symlink(run(cluster) + "/cgroup", none);
+    return none ? cgroup_root + "/" + cluster : noted.string();
+}
+
+Result<void> Paths::note_cgroup(const std::string& cluster) const {
+    std::string link = run(cluster) + "/cgroup";
+    ::unlink(link.c_str());
+    if (::symlink((cgroup_root + "/" + cluster).c_str(), link.c_str()) != 0)
+        return fail_errno(errno, fmt::format("make the link {}", link));
+    return {};
 }
 
 }  // namespace drover

@@ -3,9 +3,12 @@
 // Where drover keeps things on a host, in one place. The three roots can be moved by environment
 // variables of the master (containers, tests); workers do not inherit them.
 //
-//     DROVER_RUN_DIR  /run/drover         NAME/{lock,control.sock}, ports/ (port locks)
+//     DROVER_RUN_DIR  /run/drover         NAME/{lock,control.sock,cgroup}, ports/ (port locks)
 //     DROVER_CGROUP   <cgroup2>/drover    NAME/{keeper,logger,w1,w2,…}
 //     DROVER_BPFFS    /sys/fs/bpf/drover  NAME/: pinned links and maps
+//
+// As a systemd service a master has its cluster's cgroup below its unit's (admin/service.h). So the
+// run folder has a link to it, NAME/cgroup, by which clients and later masters find it.
 #pragma once
 
 #include <string>
@@ -28,9 +31,11 @@ struct Paths {
         return run(cluster) + "/control.sock";
     }
     [[nodiscard]] std::string port_locks() const { return run_root + "/ports"; }
-    [[nodiscard]] std::string cgroup(const std::string& cluster) const {
-        return cgroup_root + "/" + cluster;
-    }
+    // As its master has noted it (note_cgroup), else below cgroup_root.
+    [[nodiscard]] std::string cgroup(const std::string& cluster) const;
+    // Whoever asks for the cluster later finds it below the present cgroup_root, whatever theirs
+    // is. The run folder is there.
+    [[nodiscard]] Result<void> note_cgroup(const std::string& cluster) const;
     [[nodiscard]] std::string bpffs(const std::string& cluster) const {
         return bpffs_root + "/" + cluster;
     }

@@ -24,22 +24,24 @@ struct Invocation {
     std::string cluster;                 // empty: the one that runs
     std::optional<uint64_t> worker;      // NAME/ID
     std::vector<std::string> arguments;  // what follows the cluster: N, SIG, POLICY
-    // reload: options that change, each checked, with paths made absolute; the new command, empty
-    // where it stays; how many at a time; the canary's share.
+    // reload, install: the options that are given, each checked, with paths made absolute; the
+    // command. reload: an empty command stays; how many at a time; the canary's share.
     std::vector<std::pair<std::string, std::string>> changes;
     std::vector<std::string> command;
     int parallel = 1;
     std::string canary;
     bool json = false;
     bool follow = false;  // -f
+    bool print = false;   // install: only show the unit
+    bool no_start = false;
 };
 
 // Parses argv. Nothing left to do (help, version, an error already printed on stderr with the
 // nearest right word): the exit status.
 tl::expected<Invocation, int> parse(int argc, const char* const* argv);
 
-// Carries out any verb but run, start, doctor and logger against a running cluster; prints; returns
-// the exit status.
+// Carries out any verb but run, start, doctor, install and logger against a running cluster;
+// prints; returns the exit status.
 int run_client(const Invocation& invocation, const Paths& paths);
 
 // Clusters that have a control socket that answers a connect.

@@ -39,10 +39,11 @@ struct Options {
     explicit Options(const Verb& verb) {
         app.allow_extras();
         // The first word that is no option begins the command.
-        if (verb.target == Target::command) app.prefix_command();
+        bool runs = verb.target == Target::command || verb.target == Target::install;
+        if (runs) app.prefix_command();
         if (verb.target == Target::reload)
             for (const char* name : {"parallel", "canary"}) add(name, fmt::format("--{}", name));
-        if (verb.target == Target::command || verb.target == Target::reload) {
+        if (runs || verb.target == Target::reload) {
             for (const auto& option : supervisor::option_table()) {
                 auto names = fmt::format("--{}", option.name);
                 if (option.letter != 0) names += fmt::format(",-{}", option.letter);
@@ -83,6 +84,13 @@ Result<void> set_options(const Options& options, supervisor::Config& config) {
     return {};
 }
 
+// The master may stand in another folder.
+std::string from_anywhere(std::string_view option, const std::string& value) {
+    bool is_path = option == "cwd" || option == "env-file" ||
+                   (option == "policy" && supervisor::parse_policy(value)->file == value);
+    return is_path ? std::filesystem::absolute(value).string() : value;
+}
+
 // What changes in a reload: checked here, so that the master is not asked for what cannot be.
 Result<void> set_changes(const Options& options, Invocation& invocation) {
     supervisor::Config ignored;
@@ -96,10 +104,7 @@ Result<void> set_changes(const Options& options, Invocation& invocation) {
             return refuse(fmt::format("--{} is given twice", option.name));
         for (const auto& value : values) {
             if (auto set = supervisor::set_option(ignored, option.name, value); !set) return set;
-            // The master may stand in another folder.
-            bool is_path = option.name == "cwd" || option.name == "env-file";
-            invocation.changes.emplace_back(
-                option.name, is_path ? std::filesystem::absolute(value).string() : value);
+            invocation.changes.emplace_back(option.name, from_anywhere(option.name, value));
         }
     }
     return {};
@@ -130,6 +135,27 @@ Result<void> parse_reload(const Options& options, Invocation& invocation) {
         if (auto share = supervisor::parse_share(*canary); !share)
             return wrap(share.error(), "--canary");
     invocation.canary = *canary;
+    return {};
+}
+
+// install NAME, before what run has, too.
+Result<void> take_name(Words& words, Invocation& invocation, const Verb& verb) {
+    if (words.empty() || words.front().starts_with('-'))
+        return refuse(fmt::format("{} needs a name first: {}", verb.name, usage_of(verb)));
+    if (auto checked = supervisor::check_name(words.front()); !checked) return checked;
+    invocation.config.name = words.front();
+    words.erase(words.begin());
+    return {};
+}
+
+// The options of a command line that systemd is to repeat.
+Result<void> keep_options(const Options& options, Invocation& invocation) {
+    for (const auto& option : supervisor::option_table())
+        for (const auto& value : options.values.at(option.name)->results()) {
+            if (option.name == "name")
+                return refuse("--name: the name stands behind install already");
+            invocation.changes.emplace_back(option.name, from_anywhere(option.name, value));
+        }
     return {};
 }
 
@@ -168,7 +194,8 @@ Result<void> parse_target(std::string_view word, const Verb& verb, Invocation& i
     if (slash == std::string_view::npos) return {};
     auto id = parse_worker_id(word.substr(slash + 1));
     if (!id) return tl::unexpected(id.error());
-    if (verb.target == Target::cluster || verb.target == Target::reload)
+    if (verb.target == Target::cluster || verb.target == Target::reload ||
+        verb.target == Target::name)
         return refuse(fmt::format("{} is about a whole cluster, not about one worker: {}",
                                   verb.name, usage_of(verb)));
     invocation.worker = *id;
@@ -217,6 +244,8 @@ Result<void> parse_words(const Verb& verb, Words words, Invocation& invocation) 
         return refuse(fmt::format("one word too many, \"{}\": {}", words[most], usage_of(verb)));
     if (!words.empty())
         if (auto target = parse_target(words.front(), verb, invocation); !target) return target;
+    if (verb.target == Target::name && invocation.cluster.empty())
+        return refuse(fmt::format("{} needs a name: {}", verb.name, usage_of(verb)));
     if (verb.target == Target::worker && !invocation.worker)
         return refuse(fmt::format("{} needs a worker: {}", verb.name, usage_of(verb)));
     return {};
@@ -251,6 +280,14 @@ Result<std::optional<Invocation>> parse_verb(const Verb& verb, Words words) {
     Options options(verb);
     if (verb.json) options.app.add_flag("--json", invocation.json);
     if (verb.follow) options.app.add_flag("-f,--follow", invocation.follow);
+    if (verb.target == Target::install) {
+        options.app.add_flag("--print", invocation.print);
+        options.app.add_flag("--no-start", invocation.no_start);
+        bool asks_for_help = words == Words{"--help"} || words == Words{"-h"};
+        if (asks_for_help) return std::nullopt;
+        if (auto named = take_name(words, invocation, verb); !named)
+            return tl::unexpected(named.error());
+    }
 
     if (verb.target == Target::reload) {
         auto dashes = std::find(words.begin(), words.end(), "--");
@@ -272,7 +309,7 @@ Result<std::optional<Invocation>> parse_verb(const Verb& verb, Words words) {
     }
 
     auto rest = options.app.remaining();
-    if (verb.target != Target::command) {
+    if (verb.target != Target::command && verb.target != Target::install) {
         auto parsed = words_of(options, rest);
         if (!parsed) return tl::unexpected(parsed.error());
         auto understood = parse_words(verb, std::move(*parsed), invocation);
@@ -292,6 +329,9 @@ Result<std::optional<Invocation>> parse_verb(const Verb& verb, Words words) {
     if (!config) return tl::unexpected(config.error());
     invocation.config = std::move(*config);
     invocation.cluster = invocation.config.name;
+    if (verb.target != Target::install) return invocation;
+    invocation.command = invocation.config.command;
+    if (auto kept = keep_options(options, invocation); !kept) return tl::unexpected(kept.error());
     return invocation;
 }
 

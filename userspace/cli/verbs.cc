@@ -72,6 +72,11 @@ std::string other_options(const Verb& verb, bool color) {
                entries({{"    --parallel N", "replace so many at the same time [1]"},
                         {"    --canary N|N%", "replace just so many, until promote or rollback"}}) +
                "\n" + run_options(color, true);
+    if (verb.target == Target::install)
+        return heading("Options", color) +
+               entries({{"    --print", "only show the unit"},
+                        {"    --no-start", "not now, but at the next boot"}}) +
+               "\n" + run_options(color, false);
     std::vector<std::pair<std::string, std::string>> lines;
     if (verb.follow) lines.emplace_back("-f, --follow", "go on with what happens from now on");
     if (verb.json) lines.emplace_back("    --json", "for programs");
@@ -82,6 +87,8 @@ std::string about_target(const Verb& verb) {
     switch (verb.target) {
         case Target::none:
         case Target::command:
+        case Target::install:
+        case Target::name:
             return "";
         case Target::cluster:
         case Target::reload:
@@ -103,6 +110,9 @@ const std::vector<Verb>& verbs() {
     static const std::vector<Verb> table = {
         {"run", "run", Target::command, "", "run a cluster of workers in the foreground", false,
          false},
+        {"install", "run", Target::install, "", "run it as a systemd service, now and at each boot",
+         false, false},
+        {"uninstall", "run", Target::name, "", "end that service and remove it", false, false},
         {"ls", "look", Target::none, "", "the clusters that run here", true, false},
         {"status", "look", Target::cluster, "", "a cluster, its ports and its workers", true,
          false},
@@ -201,6 +211,12 @@ std::string usage_of(const Verb& verb) {
         case Target::reload:
             usage += " [CLUSTER] [OPTIONS] [-- CMD [ARG…]]";
             break;
+        case Target::install:
+            usage += " NAME [OPTIONS] [--] CMD [ARG…]";
+            break;
+        case Target::name:
+            usage += " NAME";
+            break;
         case Target::cluster_or_worker:
             usage += " [CLUSTER][/ID]";
             break;
@@ -218,6 +234,7 @@ namespace {
 std::string short_usage(const Verb& verb) {
     if (verb.target == Target::command) return fmt::format("{} [OPTIONS] -- CMD", verb.name);
     if (verb.target == Target::reload) return fmt::format("{} [CLUSTER] [-- CMD]", verb.name);
+    if (verb.target == Target::install) return fmt::format("{} NAME -- CMD", verb.name);
     return usage_of(verb).substr(std::string_view("drover ").size());
 }
 

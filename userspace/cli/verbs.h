@@ -10,8 +10,9 @@
 
 namespace drover::cli {
 
-// reload: a cluster, options, and a command.
-enum class Target { none, command, cluster, cluster_or_worker, worker, reload };
+// reload: a cluster, options, and a command. install: likewise, and the cluster need not run; name:
+// it alone.
+enum class Target { none, command, cluster, cluster_or_worker, worker, reload, install, name };
 
 struct Verb {
     std::string_view name;

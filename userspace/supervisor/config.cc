@@ -223,15 +223,6 @@ int cpus_by_affinity() {
     return count;
 }
 
-// Path of this process's cgroup below the mount point: "/" or "/a/b".
-std::string own_cgroup() {
-    std::ifstream file("/proc/self/cgroup");
-    std::string line;
-    while (std::getline(file, line))
-        if (line.starts_with("0::")) return line.substr(3);
-    return "/";
-}
-
 }  // namespace
 
 const std::vector<Option>& option_table() {
@@ -392,7 +383,7 @@ int usable_cpus() {
     auto mount = Cgroup::mount_point();
     if (!mount) return std::max(cpus, 1);
     // A limit of any ancestor holds too. In a cgroup namespace the mount point itself can have one.
-    std::filesystem::path below = own_cgroup();
+    std::filesystem::path below = Cgroup::own();
     for (;; below = below.parent_path()) {
         std::ifstream file(*mount + below.string() + "/cpu.max");
         std::string content;

@@ -53,6 +53,7 @@ class Supervisor : public WorkerObserver {
 
     // Nouns.
     [[nodiscard]] Status status() const;
+    [[nodiscard]] bool is_stopping() const { return stopping_; }
     // The last 1,000; fewer where messages among them hold more than 2 MiB.
     [[nodiscard]] const std::deque<Event>& recent_events() const;
 
