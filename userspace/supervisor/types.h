@@ -11,12 +11,13 @@
 #include <variant>
 #include <vector>
 
+#include "base/wall_time.h"
 #include "worker/channel.h"
 
 namespace drover::supervisor {
 
 using WorkerId = uint64_t;  // counts up from 1, never reused
-using WallTime = std::chrono::system_clock::time_point;
+using drover::WallTime;
 
 enum class State { starting, online, listening, ready, draining, stopped, backoff, failed };
 const char* name_of(State state);
@@ -172,7 +173,8 @@ struct WorkerStatus {
     int weight = 1;
     uint64_t cpu_ms_total = 0;
     uint64_t memory_bytes = 0;
-    std::optional<Exit> last_exit;  // of this instance's former worker
+    uint64_t log_dropped_total = 0;  // lines that it printed beyond --log-rate
+    std::optional<Exit> last_exit;   // of this instance's former worker
 };
 
 struct Decisions {
@@ -188,6 +190,7 @@ struct Status {
     int generation = 1;
     int wanted = 0;
     int ready = 0;
+    std::string log;  // where the lines go: a file, "journal", or "" where nothing keeps them
     std::vector<GroupStatus> groups;
     std::vector<WorkerStatus> workers;
     Decisions decisions_total;
