@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <pty.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <csignal>
@@ -86,10 +87,11 @@ class Bench {
         return size > 0 ? std::string(answer, static_cast<size_t>(size)) : "";
     }
 
-    // A worker's pipe; returns the end that the worker writes to.
+    // A worker's pipe; returns the end that the worker writes to. Its ID is one more.
     Fd add(int instance, const std::string& stream) {
         auto pipe = make_pipe();
-        send(fmt::format(R"({{"worker":1,"instance":{},"stream":"{}"}})", instance, stream),
+        send(fmt::format(R"({{"worker":{},"instance":{},"stream":"{}"}})", instance + 1, instance,
+                         stream),
              pipe.read.get());
         return std::move(pipe.write);
     }
@@ -99,7 +101,26 @@ class Bench {
         for (int turn = 0; turn < 50; ++turn) loop_.run_once(0us);
     }
 
+    void turn(int times) {
+        for (int i = 0; i < times; ++i) loop_.run_once(0us);
+    }
+
     std::string out() { return settle(), take(out_.read.get()); }
+    std::string err_now() { return take(err_.read.get()); }
+    // Something comes within a second.
+    std::string wait_err() {
+        auto end = std::chrono::steady_clock::now() + 1s;
+        std::string text;
+        while ((text = take(err_.read.get())).empty() && std::chrono::steady_clock::now() < end)
+            loop_.run_once(10ms);
+        return text;
+    }
+    // What the master is told.
+    std::string received() {
+        char message[4096];
+        auto size = ::recv(control_.get(), message, sizeof(message), MSG_DONTWAIT);
+        return size > 0 ? std::string(message, static_cast<size_t>(size)) : "";
+    }
     std::string err() { return settle(), take(err_.read.get()); }
     bool has_ended() { return settle(), has_ended_; }
     Logger& logger() { return *logger_; }
@@ -292,6 +313,40 @@ TEST_CASE("a broken output costs lines and nothing else") {
     CHECK(bench.err() == "[web/1] still here\n");
     CHECK(bench.logger().discarded_lines_total() == 2);
     CHECK(bench.logger().pipes() == 2);
+}
+
+TEST_CASE("a worker that has much to say does not keep the logger from the others") {
+    Bench bench;
+    auto talkative = bench.add(0, "out");
+    auto terse = bench.add(1, "err");
+    bench.settle();
+    bench.break_out();
+    REQUIRE(::fcntl(talkative.get(), F_SETPIPE_SZ, 1 << 20) == 1 << 20);
+    std::string much;
+    while (much.size() < 1 << 20) much += "abcdefg\n";
+    put(talkative.get(), much);
+    put(terse.get(), "me too\n");
+    bench.turn(3);
+    CHECK(bench.err_now() == "[web/1] me too\n");
+    int unread = 0;
+    REQUIRE(::ioctl(talkative.get(), FIONREAD, &unread) == 0);
+    CHECK(unread > 1 << 19);
+}
+
+TEST_CASE("a worker that prints too much loses the rest, which is told, to the master as well") {
+    Settings settings;
+    settings.rate = {3, 50ms};
+    Bench bench(settings);
+    auto noisy = bench.add(0, "out");
+    auto other = bench.add(1, "out");
+    put(noisy.get(), "1\n2\n3\n4\n5\n");
+    put(other.get(), "fine\n");
+    CHECK(bench.out() == "[web/0] 1\n[web/0] 2\n[web/0] 3\n[web/1] fine\n");
+    noisy.reset();  // its end is early enough to tell
+    CHECK(bench.wait_err() ==
+          "drover: warning: web/0: 2 lines of worker 1 were dropped: it printed more than 3 in "
+          "50ms\n");
+    CHECK(bench.received() == R"({"worker":1,"dropped":2})");
 }
 
 TEST_CASE("messages that make no sense are ignored and their fds closed") {
