@@ -240,7 +240,7 @@ FUZZ_FLAGS := -std=c++20 -O1 -g $(WARNINGS) -fsanitize=fuzzer,address,undefined 
 # What a target needs beside userspace/*/NAME.cc.
 FUZZ_WITH_control := $(addprefix userspace/,admin/schema.cc supervisor/types.cc \
     supervisor/config.cc supervisor/config_parse.cc supervisor/config_name.cc base/nearest.cc \
-    base/cgroup.cc)
+    base/cgroup.cc base/wall_time.cc)
 
 $(BUILD)/fuzz/%: tests/fuzz/%_fuzz.cc $(BUILD)/flags | $(BUILD)/deps.ok
 	$(call say,FUZZCXX,$@)

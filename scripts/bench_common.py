@@ -47,7 +47,7 @@ class Place:
         name = f"drover-bench-{os.getpid()}"
         self.cgroup = f"{mount}/{name}"
         os.environ.update(DROVER_CGROUP=self.cgroup, DROVER_RUN_DIR=f"/run/{name}",
-                          DROVER_BPFFS=f"/sys/fs/bpf/{name}")
+                          DROVER_BPFFS=f"/sys/fs/bpf/{name}", DROVER_LOG_ROOT=f"/run/{name}/log")
         log_file().write_text("")
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 

@@ -28,6 +28,7 @@
 #include "cli/cli.h"
 #include "cli/clusters.h"
 #include "cli/install.h"
+#include "cli/logs.h"
 #include "logger/logger.h"
 #include "steer/ground.h"
 #include "supervisor/cluster_effects.h"
@@ -90,6 +91,19 @@ Result<std::unique_ptr<admin::Controller>> open_controller(
                                        cluster.on_trouble(0, {error.code, error.text});
                                    });
 }
+
+// While it lives, what the master says is kept with what the workers print.
+class KeptLog {
+  public:
+    explicit KeptLog(supervisor::ClusterEffects& effects) {
+        log::set_keeper([&effects](log::Level level, std::string_view text) {
+            return effects.keep_log(level, text);
+        });
+    }
+    ~KeptLog() { log::set_keeper({}); }
+    KeptLog(const KeptLog&) = delete;
+    KeptLog& operator=(const KeptLog&) = delete;
+};
 
 int refuse(const Error& error) {
     log::error(error.text);
@@ -231,6 +245,7 @@ int run_master(supervisor::Config config, Paths paths, const std::string& progra
         if (!saved) supervisor::remove_run_folder(paths, config.name);
         return refuse(effects.error());
     }
+    KeptLog kept_log(**effects);
     if (::geteuid() == 0 && config.user.empty())
         log::warn("workers run as root: --user NAME gives them a user of their own");
 
@@ -370,11 +385,20 @@ int install(const cli::Invocation& invocation, const Paths& paths) {
     return cli::install(invocation, paths, own_program());
 }
 
+// Where the lines of a cluster are whose master was killed; empty for the usual place.
+std::string log_file_of_dead(const std::string& cluster, const Paths& paths) {
+    auto saved = supervisor::load_state(paths, cluster);
+    if (!saved) return "";
+    const std::string& file = saved->releases.at(saved->stable).log_file;
+    return file == "none" ? "" : file;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
     open_standard_fds();
-    if (argc >= 3 && std::strcmp(argv[1], "logger") == 0) return logger::logger_main(argv[2]);
+    if (argc >= 3 && std::strcmp(argv[1], "logger") == 0)
+        return logger::logger_main(argv[2], argc > 3 ? argv[3] : "");
 
     // Hidden, too: a running master asks whether this program can take its place, and becomes it.
     if (argc == 3 && std::strcmp(argv[1], "can-go-on") == 0) return can_go_on(argv[2]);
@@ -389,6 +413,10 @@ int main(int argc, char** argv) {
     if (invocation->verb == "uninstall") return cli::uninstall(*invocation);
     if (invocation->verb == "doctor")
         return cli::print_checks(steer::check_ground(paths), invocation->json);
+    if (invocation->verb == "logs")
+        return cli::show_logs(*invocation, paths, [&paths](const std::string& cluster) {
+            return log_file_of_dead(cluster, paths);
+        });
     if (auto stopped = stop_leftovers(*invocation, paths)) return *stopped;
     return cli::run_client(*invocation, paths);
 }

@@ -51,7 +51,7 @@ TEST_CASE("status --json has exactly the documented shape") {
     Json status = cluster.status();
     INFO(status.dump(1));
     CHECK(keys_of(status) == Keys{"v", "cluster", "pid", "version", "state", "policy", "generation",
-                                  "wanted", "ready", "groups", "workers", "decisions_total",
+                                  "wanted", "ready", "log", "groups", "workers", "decisions_total",
                                   "corrections_total", "moved_total"});
     CHECK(status["v"] == 1);
     CHECK(status["cluster"] == "web");
@@ -73,7 +73,7 @@ TEST_CASE("status --json has exactly the documented shape") {
         CHECK(keys_of(worker) == Keys{"id", "instance", "slot", "generation", "pid", "state",
                                       "flags", "reason", "retry_at", "started_at", "restarts_total",
                                       "live", "queued", "accepted_total", "weight", "cpu_ms_total",
-                                      "memory_bytes", "last_exit"});
+                                      "memory_bytes", "log_dropped_total", "last_exit"});
         CHECK(worker["state"] == "ready");
         CHECK(worker["flags"] == Json::array());
         CHECK(worker["retry_at"].is_null());

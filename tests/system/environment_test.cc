@@ -52,9 +52,10 @@ TEST_CASE("a worker inherits the master's environment less what is not its own")
     auto variables = environment_of_worker();
     CHECK(variables["KEPT"] == "yes");
     CHECK(variables.count("PATH") == 1);
-    for (const char* name : {"SUDO_USER", "SUDO_UID", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET",
-                             "NODE_CHANNEL_FD", "NODE_CHANNEL_SERIALIZATION_MODE", "NODE_UNIQUE_ID",
-                             "DROVER_SECRET", "DROVER_RUN_DIR", "DROVER_CGROUP", "DROVER_BPFFS"}) {
+    for (const char* name :
+         {"SUDO_USER", "SUDO_UID", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "NODE_CHANNEL_FD",
+          "NODE_CHANNEL_SERIALIZATION_MODE", "NODE_UNIQUE_ID", "DROVER_SECRET", "DROVER_RUN_DIR",
+          "DROVER_CGROUP", "DROVER_BPFFS", "DROVER_LOG_ROOT"}) {
         INFO(name);
         CHECK(variables.count(name) == 0);
     }

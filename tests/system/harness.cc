@@ -256,6 +256,7 @@ Sandbox::Sandbox() {
     ::setenv("DROVER_RUN_DIR", run_folder().c_str(), 1);
     ::setenv("DROVER_CGROUP", cgroup_.c_str(), 1);
     ::setenv("DROVER_BPFFS", pins_.c_str(), 1);
+    ::setenv("DROVER_LOG_ROOT", log_folder().c_str(), 1);
 }
 
 Sandbox::~Sandbox() {

@@ -226,6 +226,7 @@ TEST_SUITE("admin") {
         worker.accepted_total = 900;
         worker.cpu_ms_total = 10;
         worker.memory_bytes = 1;
+        worker.log_dropped_total = 9;
         worker.last_exit = Exit{std::nullopt, "KILL", ExitReason::crash};
         WorkerStatus waiting;
         waiting.id = 8;
@@ -235,28 +236,32 @@ TEST_SUITE("admin") {
         waiting.retry_at = at(0);
         waiting.last_exit = Exit{1, std::nullopt, ExitReason::exec};
         status.workers = {worker, waiting};
+        status.log = "/var/log/drover/web.log";
         status.decisions_total = {1, 2, 3, 4, 5, 6, 7};
         status.corrections_total = 7;
         status.moved_total = 8;
 
-        CHECK(to_line(to_json(status)) ==
-              R"({"v":1,"cluster":"web","pid":1,"version":"0.1.0","state":"running",)"
-              R"("policy":"least-conn","generation":2,"wanted":4,"ready":3,)"
-              R"("groups":[{"proto":"tcp","addr":"::","port":80,"v6only":false,"active":[0,1],)"
-              R"("parked":5}],)"
-              R"("workers":[{"id":7,"instance":0,"slot":4,"generation":2,"pid":99,)"
-              R"("state":"ready","flags":["held"],"reason":null,"retry_at":null,)"
-              R"("started_at":"2023-11-14T22:13:20.042Z","restarts_total":1,"live":12,)"
-              R"("queued":3,"accepted_total":900,"weight":1,"cpu_ms_total":10,"memory_bytes":1,)"
-              R"("last_exit":{"code":null,"signal":"KILL","reason":"crash"}},)"
-              R"({"id":8,"instance":1,"slot":null,"generation":1,"pid":null,)"
-              R"("state":"backoff","flags":[],"reason":"exit code 1",)"
-              R"("retry_at":"1970-01-01T00:00:00.000Z","started_at":null,"restarts_total":0,)"
-              R"("live":0,"queued":0,"accepted_total":0,"weight":1,"cpu_ms_total":0,)"
-              R"("memory_bytes":0,"last_exit":{"code":1,"signal":null,"reason":"exec"}}],)"
-              R"("decisions_total":{"picked":1,"fallback":2,"keeper":3,"dropped":4,"moved":5,)"
-              R"("stray":6,"pinned":7},)"
-              R"("corrections_total":7,"moved_total":8})");
+        CHECK(
+            to_line(to_json(status)) ==
+            R"({"v":1,"cluster":"web","pid":1,"version":"0.1.0","state":"running",)"
+            R"("policy":"least-conn","generation":2,"wanted":4,"ready":3,)"
+            R"("log":"/var/log/drover/web.log",)"
+            R"("groups":[{"proto":"tcp","addr":"::","port":80,"v6only":false,"active":[0,1],)"
+            R"("parked":5}],)"
+            R"("workers":[{"id":7,"instance":0,"slot":4,"generation":2,"pid":99,)"
+            R"("state":"ready","flags":["held"],"reason":null,"retry_at":null,)"
+            R"("started_at":"2023-11-14T22:13:20.042Z","restarts_total":1,"live":12,)"
+            R"("queued":3,"accepted_total":900,"weight":1,"cpu_ms_total":10,"memory_bytes":1,)"
+            R"("log_dropped_total":9,"last_exit":{"code":null,"signal":"KILL","reason":"crash"}},)"
+            R"({"id":8,"instance":1,"slot":null,"generation":1,"pid":null,)"
+            R"("state":"backoff","flags":[],"reason":"exit code 1",)"
+            R"("retry_at":"1970-01-01T00:00:00.000Z","started_at":null,"restarts_total":0,)"
+            R"("live":0,"queued":0,"accepted_total":0,"weight":1,"cpu_ms_total":0,)"
+            R"("memory_bytes":0,"log_dropped_total":0,)"
+            R"("last_exit":{"code":1,"signal":null,"reason":"exec"}}],)"
+            R"("decisions_total":{"picked":1,"fallback":2,"keeper":3,"dropped":4,"moved":5,)"
+            R"("stray":6,"pinned":7},)"
+            R"("corrections_total":7,"moved_total":8})");
     }
 
     TEST_CASE("an event has exactly the shape of the vocabulary") {

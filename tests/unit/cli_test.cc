@@ -491,7 +491,7 @@ TEST_CASE("times are RFC 3339 in UTC") {
 namespace {
 
 constexpr const char* kStatus = R"({"v":1,"cluster":"web","pid":1,"version":"0.1.0",
-    "state":"degraded","policy":"least-conn","generation":2,"wanted":2,"ready":1,
+    "state":"degraded","policy":"least-conn","generation":2,"wanted":2,"ready":1,"log":"/var/log/drover/web.log",
     "groups":[{"proto":"tcp","addr":"::","port":80,"v6only":false,"active":[0,1],"parked":3},
               {"proto":"tcp","addr":"0.0.0.0","port":443,"v6only":false,"active":[],"parked":0}],
     "workers":[
@@ -525,6 +525,7 @@ state        degraded, 1 of 2 ready
 master       pid 1, drover 0.1.0
 policy       least-conn
 generation   2
+log          /var/log/drover/web.log
 port         tcp [::]:80, active instances 0 1, 3 parked
 port         tcp 0.0.0.0:443, active instances -, 0 parked
 decisions    picked 10, fallback 0, keeper 1, dropped 0

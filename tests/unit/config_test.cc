@@ -48,6 +48,10 @@ const std::map<std::string_view, std::string> kGoodValues = {
     {"max-lifetime", "24h"},
     {"max-memory", "512M"},
     {"max-connections", "100000"},
+    {"log-file", "/var/log/web.log"},
+    {"log-size", "64K"},
+    {"log-keep", "3"},
+    {"log-rate", "50/10s"},
 };
 
 std::string error_of(std::string_view option, const std::string& value) {

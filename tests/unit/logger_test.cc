@@ -7,10 +7,13 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <pty.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <csignal>
 #include <cstring>
+
+#include "base/safe_text.h"
 
 using namespace drover;
 using namespace drover::logger;
@@ -46,13 +49,15 @@ std::string take(int fd) {
 // A Logger whose stdout and stderr are pipes that the test reads.
 class Bench {
   public:
-    Bench() : loop_(std::move(*EventLoop::open())), out_(make_pipe()), err_(make_pipe()) {
+    explicit Bench(const Settings& settings = {})
+        : loop_(std::move(*EventLoop::open())), out_(make_pipe()), err_(make_pipe()) {
         std::signal(SIGPIPE, SIG_IGN);
         int ends[2];
         REQUIRE(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0);
         control_.reset(ends[0]);
+        Outlets outlets("web", out_.write.get(), err_.write.get(), settings, "");
         logger_ =
-            std::make_unique<Logger>(loop_, Fd(ends[1]), out_.write.get(), err_.write.get(), "web");
+            std::make_unique<Logger>(loop_, Fd(ends[1]), std::move(outlets), "web", settings.rate);
         REQUIRE(logger_->start([this] { has_ended_ = true; }));
     }
 
@@ -82,10 +87,11 @@ class Bench {
         return size > 0 ? std::string(answer, static_cast<size_t>(size)) : "";
     }
 
-    // A worker's pipe; returns the end that the worker writes to.
+    // A worker's pipe; returns the end that the worker writes to. Its ID is one more.
     Fd add(int instance, const std::string& stream) {
         auto pipe = make_pipe();
-        send(fmt::format(R"({{"worker":1,"instance":{},"stream":"{}"}})", instance, stream),
+        send(fmt::format(R"({{"worker":{},"instance":{},"stream":"{}"}})", instance + 1, instance,
+                         stream),
              pipe.read.get());
         return std::move(pipe.write);
     }
@@ -95,7 +101,26 @@ class Bench {
         for (int turn = 0; turn < 50; ++turn) loop_.run_once(0us);
     }
 
+    void turn(int times) {
+        for (int i = 0; i < times; ++i) loop_.run_once(0us);
+    }
+
     std::string out() { return settle(), take(out_.read.get()); }
+    std::string err_now() { return take(err_.read.get()); }
+    // Something comes within a second.
+    std::string wait_err() {
+        auto end = std::chrono::steady_clock::now() + 1s;
+        std::string text;
+        while ((text = take(err_.read.get())).empty() && std::chrono::steady_clock::now() < end)
+            loop_.run_once(10ms);
+        return text;
+    }
+    // What the master is told.
+    std::string received() {
+        char message[4096];
+        auto size = ::recv(control_.get(), message, sizeof(message), MSG_DONTWAIT);
+        return size > 0 ? std::string(message, static_cast<size_t>(size)) : "";
+    }
     std::string err() { return settle(), take(err_.read.get()); }
     bool has_ended() { return settle(), has_ended_; }
     Logger& logger() { return *logger_; }
@@ -113,19 +138,19 @@ class Bench {
 
 }  // namespace
 
-TEST_CASE("the last twenty lines are kept, without their prefix, cut where they are long") {
+TEST_CASE("the last twenty lines are kept, cut where they are long") {
     Tail tail;
-    tail.feed("", 4);
+    tail.feed("");
     CHECK(tail.lines().empty());
-    tail.feed("[x] one\n[x] two\n", 4);
+    tail.feed("one\ntwo\n");
     CHECK(tail.lines() == std::deque<std::string>{"one", "two"});
     std::string many;
-    for (int i = 0; i < 100; i++) many += fmt::format("[x] {}\n", i);
-    tail.feed(many, 4);
+    for (int i = 0; i < 100; i++) many += fmt::format("{}\n", i);
+    tail.feed(many);
     REQUIRE(tail.lines().size() == Tail::kLines);
     CHECK(tail.lines().front() == "80");
     CHECK(tail.lines().back() == "99");
-    tail.feed("[x] \n[x] " + std::string(5000, 'a') + "\n", 4);
+    tail.feed("\n" + std::string(5000, 'a') + "\n");
     CHECK(tail.lines().back().size() == Tail::kLongest);
     CHECK(tail.lines()[Tail::kLines - 2].empty());
     CHECK(tail.lines().front() == "82");
@@ -146,40 +171,39 @@ TEST_CASE("the logger tells a worker's last lines, what is still in its pipes in
     CHECK(bench.ask(2) == R"({"lines":[],"tail":2})");
 }
 
-TEST_CASE("whole lines get the prefix, a partial one waits for its rest") {
-    LineSplitter lines("[web/0] ", Target::raw);
-    CHECK(lines.feed("one\ntw") == "[web/0] one\n");
+TEST_CASE("whole lines are given out, a partial one waits for its rest") {
+    LineSplitter lines;
+    CHECK(lines.feed("one\ntw") == "one\n");
     CHECK(lines.feed("o").empty());
-    CHECK(lines.feed("\n\nthree\n") == "[web/0] two\n[web/0] \n[web/0] three\n");
+    CHECK(lines.feed("\n\nthree\n") == "two\n\nthree\n");
     CHECK(lines.finish().empty());
 }
 
 TEST_CASE("a last line without a newline is completed") {
-    LineSplitter lines("> ", Target::raw);
+    LineSplitter lines;
     CHECK(lines.feed("bye").empty());
-    CHECK(lines.finish() == "> bye\n");
+    CHECK(lines.finish() == "bye\n");
     CHECK(lines.finish().empty());
 }
 
 TEST_CASE("a line that is too long is cut into pieces") {
     constexpr auto kLongest = LineSplitter::kLongest;
     std::string longest(kLongest, 'x');
-    LineSplitter lines("> ", Target::raw);
-    CHECK(lines.feed(longest + longest + "yy\nz\n") ==
-          "> " + longest + "\n> " + longest + "\n> yy\n> z\n");
+    LineSplitter lines;
+    CHECK(lines.feed(longest + longest + "yy\nz\n") == longest + "\n" + longest + "\nyy\nz\n");
     // Exactly full: the newline ends the piece and is no empty line, however the bytes arrive.
-    CHECK(lines.feed(longest + "\n" + "z\n") == "> " + longest + "\n> z\n");
-    CHECK(lines.feed(longest) == "> " + longest + "\n");
-    CHECK(lines.feed("\n\nz\n") == "> \n> z\n");
+    CHECK(lines.feed(longest + "\n" + "z\n") == longest + "\nz\n");
+    CHECK(lines.feed(longest) == longest + "\n");
+    CHECK(lines.feed("\n\nz\n") == "\nz\n");
 }
 
 TEST_CASE("the same bytes give the same lines, however they are split") {
     std::string text = std::string(70'000, 'a') + "\n\nb\n" + std::string(65'536, 'c') + "\nd";
-    LineSplitter whole("> ", Target::raw);
+    LineSplitter whole;
     auto expected = whole.feed(text);
     expected += whole.finish();
     for (size_t step : {1u, 7u, 4096u, 65536u}) {
-        LineSplitter lines("> ", Target::raw);
+        LineSplitter lines;
         std::string found;
         for (size_t at = 0; at < text.size(); at += step)
             found += lines.feed(text.substr(at, step));
@@ -190,7 +214,7 @@ TEST_CASE("the same bytes give the same lines, however they are split") {
 }
 
 TEST_CASE("for a terminal everything that could steer it is escaped, colours are not") {
-    auto safe = [](std::string_view line) { return made_safe(line, Target::terminal); };
+    auto safe = made_safe;
     CHECK(safe("\x1b[1;31mred\x1b[0m\ttab") == "\x1b[1;31mred\x1b[0m\ttab");
     CHECK(safe("\x1b[2J") == "\\x1b[2J");
     CHECK(safe("\x1b]0;title\x07") == "\\x1b]0;title\\x07");
@@ -203,7 +227,7 @@ TEST_CASE("for a terminal everything that could steer it is escaped, colours are
     CHECK(safe("\x9b"
                "2J\xff\xe2\x82") == "\\x9b2J\\xff\\xe2\\x82");
     CHECK(safe("\xc0\x9b\xed\xa0\x80") == "\\xc0\\x9b\\xed\\xa0\\x80");
-    CHECK(made_safe("\x1b[2J\r", Target::raw) == "\x1b[2J\r");
+    CHECK(safe(safe("\x1b[2J\xff ü")) == "\\x1b[2J\\xff ü");
 }
 
 TEST_CASE("a sink knows a terminal") {
@@ -216,8 +240,8 @@ TEST_CASE("a sink knows a terminal") {
     Sink to_pipe(pipe.write.get(), "", 0ms);
     to_terminal.open();
     to_pipe.open();
-    CHECK(to_terminal.target() == Target::terminal);
-    CHECK(to_pipe.target() == Target::raw);
+    CHECK(to_terminal.is_terminal());
+    CHECK_FALSE(to_pipe.is_terminal());
     to_terminal.write("hello\n");
     CHECK(take(master) == "hello\r\n");
     CHECK((::fcntl(terminal, F_GETFL) & O_NONBLOCK) == 0);
@@ -289,6 +313,40 @@ TEST_CASE("a broken output costs lines and nothing else") {
     CHECK(bench.err() == "[web/1] still here\n");
     CHECK(bench.logger().discarded_lines_total() == 2);
     CHECK(bench.logger().pipes() == 2);
+}
+
+TEST_CASE("a worker that has much to say does not keep the logger from the others") {
+    Bench bench;
+    auto talkative = bench.add(0, "out");
+    auto terse = bench.add(1, "err");
+    bench.settle();
+    bench.break_out();
+    REQUIRE(::fcntl(talkative.get(), F_SETPIPE_SZ, 1 << 20) == 1 << 20);
+    std::string much;
+    while (much.size() < 1 << 20) much += "abcdefg\n";
+    put(talkative.get(), much);
+    put(terse.get(), "me too\n");
+    bench.turn(3);
+    CHECK(bench.err_now() == "[web/1] me too\n");
+    int unread = 0;
+    REQUIRE(::ioctl(talkative.get(), FIONREAD, &unread) == 0);
+    CHECK(unread > 1 << 19);
+}
+
+TEST_CASE("a worker that prints too much loses the rest, which is told, to the master as well") {
+    Settings settings;
+    settings.rate = {3, 50ms};
+    Bench bench(settings);
+    auto noisy = bench.add(0, "out");
+    auto other = bench.add(1, "out");
+    put(noisy.get(), "1\n2\n3\n4\n5\n");
+    put(other.get(), "fine\n");
+    CHECK(bench.out() == "[web/0] 1\n[web/0] 2\n[web/0] 3\n[web/1] fine\n");
+    noisy.reset();  // its end is early enough to tell
+    CHECK(bench.wait_err() ==
+          "drover: warning: web/0: 2 lines of worker 1 were dropped: it printed more than 3 in "
+          "50ms\n");
+    CHECK(bench.received() == R"({"worker":1,"dropped":2})");
 }
 
 TEST_CASE("messages that make no sense are ignored and their fds closed") {

@@ -61,7 +61,7 @@ TEST_CASE("a logger that dies is replaced, and a worker's pipe outlives it") {
     std::signal(SIGPIPE, SIG_IGN);
     auto loop = std::move(*EventLoop::open());
     Script script("exec sleep 100");
-    Output output(loop, "web", {}, script.path());
+    Output output(loop, "web", {}, "{}", script.path());
     std::string sentence;
     REQUIRE(output.start([&](const std::string& text) { sentence = text; }));
     auto pipes = output.add_worker(1, 0);
@@ -83,7 +83,7 @@ TEST_CASE("the pipes of a worker that is gone are let go of") {
     auto loop = std::move(*EventLoop::open());
     // Takes its socket to the grave at once, with the fds that are in it.
     Script script("exec 3>&-; exec sleep 100");
-    Output output(loop, "web", {}, script.path());
+    Output output(loop, "web", {}, "{}", script.path());
     REQUIRE(output.start({}));
     auto pipes = output.add_worker(1, 0);
     REQUIRE(pipes);
@@ -95,7 +95,7 @@ TEST_CASE("the pipes of a worker that is gone are let go of") {
 TEST_CASE("a logger that ends by itself when let go of is waited for") {
     auto loop = std::move(*EventLoop::open());
     Script script("cat <&3");  // until the socket is at its end
-    Output output(loop, "web", {}, script.path());
+    Output output(loop, "web", {}, "{}", script.path());
     REQUIRE(output.start({}));
     auto begin = std::chrono::steady_clock::now();
     finish(loop, output, kDeadline);
@@ -105,7 +105,7 @@ TEST_CASE("a logger that ends by itself when let go of is waited for") {
 TEST_CASE("a logger that does not end by itself is killed at the deadline") {
     auto loop = std::move(*EventLoop::open());
     Script script("exec sleep 100");
-    Output output(loop, "web", {}, script.path());
+    Output output(loop, "web", {}, "{}", script.path());
     REQUIRE(output.start({}));
     finish(loop, output, 50ms);
 }
@@ -115,7 +115,7 @@ TEST_CASE("more pipes than the socket holds at once all get through to a slow lo
     // Begins to read when the gate is opened, then counts the messages.
     Script script(
         "cd ${0%/*}; mkfifo gate; read go < gate; cat <&3 | tr '}' '\\n' | wc -l > count");
-    Output output(loop, "web", {}, script.path());
+    Output output(loop, "web", {}, "{}", script.path());
     REQUIRE(output.start({}));
     constexpr uint64_t kWorkers = 300;
     for (uint64_t id = 1; id <= kWorkers; ++id) {

@@ -96,7 +96,7 @@ TEST_CASE("saved state: a file that others could have written is not believed") 
     char pattern[] = "/tmp/drover-saved-XXXXXX";
     REQUIRE(::mkdtemp(pattern) != nullptr);
     std::string folder = pattern;
-    Paths paths{folder, folder, folder};
+    Paths paths{folder, folder, folder, folder};
     std::filesystem::create_directories(paths.run("web"));
     CHECK(mentions(load_state(paths, "web").error().text, "state.json"));
     REQUIRE(save_state(paths, "web", example()));

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <climits>
-#include <ctime>
 
 namespace drover::admin {
 
@@ -56,6 +55,7 @@ Json to_json(const WorkerStatus& worker) {
                 {"weight", worker.weight},
                 {"cpu_ms_total", worker.cpu_ms_total},
                 {"memory_bytes", worker.memory_bytes},
+                {"log_dropped_total", worker.log_dropped_total},
                 {"last_exit", worker.last_exit ? to_json(*worker.last_exit) : Json(nullptr)}};
     if (worker.load) out["load"] = *worker.load;
     if (worker.status) out["status"] = *worker.status;  // only of a worker that has said it
@@ -200,18 +200,6 @@ std::optional<int64_t> integer(const Json& json, int64_t least, int64_t most) {
 
 }  // namespace
 
-std::string format_time(WallTime time) {
-    auto since_epoch = time.time_since_epoch();
-    auto milliseconds = std::chrono::floor<std::chrono::milliseconds>(since_epoch);
-    auto seconds = std::chrono::floor<std::chrono::seconds>(milliseconds);
-    std::time_t clock = seconds.count();
-    std::tm utc{};
-    ::gmtime_r(&clock, &utc);
-    return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", utc.tm_year + 1900,
-                       utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec,
-                       (milliseconds - seconds).count());
-}
-
 Json to_json(const Status& status) {
     return {{"v", kVersion},
             {"cluster", status.cluster},
@@ -222,6 +210,7 @@ Json to_json(const Status& status) {
             {"generation", status.generation},
             {"wanted", status.wanted},
             {"ready", status.ready},
+            {"log", or_null(status.log)},
             {"groups", list(status.groups)},
             {"workers", list(status.workers)},
             {"decisions_total", to_json(status.decisions_total)},

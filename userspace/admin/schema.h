@@ -14,6 +14,7 @@
 #include <string_view>
 
 #include "base/result.h"
+#include "base/wall_time.h"
 #include "supervisor/config.h"
 #include "supervisor/rollout.h"
 #include "supervisor/types.h"
@@ -43,9 +44,6 @@ struct Lost {
 };
 [[nodiscard]] Json lost_notice(const supervisor::Event& latest, const Lost& lost,
                                const std::string& cluster);
-
-// "2026-01-31T12:00:00.250Z"; finer parts of the time are cut off.
-[[nodiscard]] std::string format_time(supervisor::WallTime time);
 
 // One line without its end. Bytes that are no UTF-8 (a command's name may have them) become U+FFFD.
 [[nodiscard]] std::string to_line(const Json& json);

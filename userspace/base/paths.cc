@@ -25,6 +25,7 @@ Paths Paths::from_environment() {
     Paths paths;
     paths.run_root = environment_or("DROVER_RUN_DIR", "/run/drover");
     paths.bpffs_root = environment_or("DROVER_BPFFS", "/sys/fs/bpf/drover");
+    paths.log_root = environment_or("DROVER_LOG_ROOT", "/var/log/drover");
     auto mount = Cgroup::mount_point();
     paths.cgroup_root = environment_or("DROVER_CGROUP", mount ? *mount + "/drover" : "");
     return paths;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 //
-// Where drover keeps things on a host, in one place. The three roots can be moved by environment
+// Where drover keeps things on a host, in one place. The roots can be moved by environment
 // variables of the master (containers, tests); workers do not inherit them.
 //
 //     DROVER_RUN_DIR  /run/drover         NAME/{lock,control.sock,cgroup}, ports/ (port locks)
 //     DROVER_CGROUP   <cgroup2>/drover    NAME/{keeper,logger,w1,w2,…}
 //     DROVER_BPFFS    /sys/fs/bpf/drover  NAME/: pinned links and maps
+//     DROVER_LOG_ROOT /var/log/drover     NAME.log: what the workers print
 //
 // As a systemd service a master has its cluster's cgroup below its unit's (admin/service.h). So the
 // run folder has a link to it, NAME/cgroup, by which clients and later masters find it.
@@ -21,6 +22,7 @@ struct Paths {
     std::string run_root;
     std::string cgroup_root;  // empty where cgroup v2 is not mounted
     std::string bpffs_root;
+    std::string log_root;
 
     static Paths from_environment();
 
@@ -38,6 +40,9 @@ struct Paths {
     [[nodiscard]] Result<void> note_cgroup(const std::string& cluster) const;
     [[nodiscard]] std::string bpffs(const std::string& cluster) const {
         return bpffs_root + "/" + cluster;
+    }
+    [[nodiscard]] std::string log_file(const std::string& cluster) const {
+        return log_root + "/" + cluster + ".log";
     }
 };
 

@@ -10,6 +10,7 @@
 
 #include "base/paths.h"
 #include "base/result.h"
+#include "base/wall_time.h"
 #include "supervisor/config.h"
 
 namespace drover::cli {
@@ -34,13 +35,16 @@ struct Invocation {
     bool follow = false;  // -f
     bool print = false;   // install: only show the unit
     bool no_start = false;
+    // logs: how many of the last lines; from when on.
+    std::optional<uint64_t> last;
+    std::optional<WallTime> since;
 };
 
 // Parses argv. Nothing left to do (help, version, an error already printed on stderr with the
 // nearest right word): the exit status.
 tl::expected<Invocation, int> parse(int argc, const char* const* argv);
 
-// Carries out any verb but run, start, doctor, install and logger against a running cluster;
+// Carries out any verb but run, start, logs, doctor, install and logger against a running cluster;
 // prints; returns the exit status.
 int run_client(const Invocation& invocation, const Paths& paths);
 

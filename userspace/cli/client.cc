@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "cli/cli.h"
+#include "cli/client.h"
 #include "cli/clusters.h"
 #include "cli/connection.h"
 #include "cli/render.h"
@@ -247,6 +248,12 @@ int change(Connection& connection, const Invocation& invocation) {
 }
 
 }  // namespace
+
+Result<Json> status_of(const std::string& cluster, const Paths& paths) {
+    auto connection = Connection::open(paths.control_socket(cluster));
+    if (!connection) return tl::unexpected(connection.error());
+    return ask(*connection, cluster, make_request("status", Json::object()));
+}
 
 int run_client(const Invocation& given, const Paths& paths) {
     if (given.verb == "ls") return list_clusters(given, paths);

@@ -15,6 +15,7 @@
 
 #include "base/nearest.h"
 #include "cli/cli.h"
+#include "cli/log_query.h"
 #include "cli/terminal.h"
 #include "cli/verbs.h"
 
@@ -159,6 +160,24 @@ Result<void> keep_options(const Options& options, Invocation& invocation) {
     return {};
 }
 
+Result<void> parse_logs(const Options& options, Invocation& invocation) {
+    auto lines = value_of(options, "lines");
+    if (!lines) return tl::unexpected(lines.error());
+    uint64_t count = 0;
+    const char* end = lines->data() + lines->size();
+    auto [stop, error] = std::from_chars(lines->data(), end, count);
+    if (!lines->empty() && (error != std::errc() || stop != end))
+        return refuse(fmt::format("--lines: \"{}\" is not a number of lines", *lines));
+    if (!lines->empty()) invocation.last = count;
+    auto since = value_of(options, "since");
+    if (!since) return tl::unexpected(since.error());
+    if (since->empty()) return {};
+    auto time = parse_since(*since, std::chrono::system_clock::now());
+    if (!time) return wrap(time.error(), "--since");
+    invocation.since = *time;
+    return {};
+}
+
 // The options that CLI11 did not know are in `rest`, in front of the command.
 Result<Words> command_of(const Options& options, const Words& rest) {
     for (size_t i = 0; i < rest.size(); ++i) {
@@ -288,6 +307,10 @@ Result<std::optional<Invocation>> parse_verb(const Verb& verb, Words words) {
         if (auto named = take_name(words, invocation, verb); !named)
             return tl::unexpected(named.error());
     }
+    if (verb.name == "logs") {
+        options.add("lines", "-n,--lines");
+        options.add("since", "--since");
+    }
 
     if (verb.target == Target::reload) {
         auto dashes = std::find(words.begin(), words.end(), "--");
@@ -317,6 +340,9 @@ Result<std::optional<Invocation>> parse_verb(const Verb& verb, Words words) {
         if (verb.target == Target::reload)
             if (auto reload = parse_reload(options, invocation); !reload)
                 return tl::unexpected(reload.error());
+        if (verb.name == "logs")
+            if (auto logs = parse_logs(options, invocation); !logs)
+                return tl::unexpected(logs.error());
         return invocation;
     }
 

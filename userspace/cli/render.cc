@@ -4,10 +4,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <ctime>
 #include <set>
 
+#include "base/wall_time.h"
 #include "cli/table.h"
 #include "cli/terminal.h"
 
@@ -166,28 +165,6 @@ std::string reason(const Json& worker, const Style& style) {
     return text;
 }
 
-std::optional<std::chrono::system_clock::time_point> parse_time(const std::string& text) {
-    std::tm date{};
-    int parsed = 0;
-    if (std::sscanf(text.c_str(), "%4d-%2d-%2dT%2d:%2d:%2d%n", &date.tm_year, &date.tm_mon,
-                    &date.tm_mday, &date.tm_hour, &date.tm_min, &date.tm_sec, &parsed) != 6)
-        return std::nullopt;
-    std::string_view rest = std::string_view(text).substr(static_cast<size_t>(parsed));
-    std::chrono::milliseconds fraction{0};
-    if (rest.starts_with('.')) {
-        rest.remove_prefix(1);
-        int unit = 100;
-        for (; !rest.empty() && rest.front() >= '0' && rest.front() <= '9'; unit /= 10) {
-            fraction += std::chrono::milliseconds((rest.front() - '0') * unit);
-            rest.remove_prefix(1);
-        }
-    }
-    if (rest != "Z") return std::nullopt;
-    date.tm_year -= 1900;
-    date.tm_mon -= 1;
-    return std::chrono::system_clock::from_time_t(::timegm(&date)) + fraction;
-}
-
 std::string render_clusters(const std::vector<Json>& statuses, const Style& style) {
     std::vector<Row> rows = {{{"NAME"},
                               {"STATE"},
@@ -224,6 +201,7 @@ std::string render_status(const Json& status, const Style& style) {
          {fmt::format("pid {}, drover {}", show(status, "pid"), show(status, "version"))}},
         {{"policy"}, {show(status, "policy")}},
         {{"generation"}, {show(status, "generation")}},
+        {{"log"}, {show(status, "log")}},
     };
     for (const auto& group : field(status, "groups"))
         head.push_back({{"port"},

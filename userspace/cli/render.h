@@ -39,7 +39,4 @@ std::string human_duration(std::chrono::milliseconds duration);
 // "512" "1.5K" "20M".
 std::string human_bytes(uint64_t bytes);
 
-// RFC 3339 in UTC, as in "2025-01-31T10:00:00.123Z"; nothing where it is anything else.
-std::optional<std::chrono::system_clock::time_point> parse_time(const std::string& text);
-
 }  // namespace drover::cli

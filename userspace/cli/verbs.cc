@@ -78,6 +78,10 @@ std::string other_options(const Verb& verb, bool color) {
                         {"    --no-start", "not now, but at the next boot"}}) +
                "\n" + run_options(color, false);
     std::vector<std::pair<std::string, std::string>> lines;
+    if (verb.name == "logs") {
+        lines.emplace_back("-n, --lines N", "the last N lines [100; with --since all]");
+        lines.emplace_back("    --since WHEN", "from then on: 10m ago, or 2026-01-31T10:00:00Z");
+    }
     if (verb.follow) lines.emplace_back("-f, --follow", "go on with what happens from now on");
     if (verb.json) lines.emplace_back("    --json", "for programs");
     return lines.empty() ? "" : heading("Options", color) + entries(lines);
@@ -94,6 +98,9 @@ std::string about_target(const Verb& verb) {
         case Target::reload:
             return "CLUSTER may be left out where just one runs.\n";
         case Target::cluster_or_worker:
+            if (verb.name == "logs")
+                return "With /ID what just that worker printed, also when it is gone, else all.\n"
+                       "CLUSTER may be left out where just one runs; it need not run.\n";
             return "With /ID just that worker, else all.\n"
                    "CLUSTER may be left out where just one runs.\n";
         case Target::worker:
@@ -119,6 +126,8 @@ const std::vector<Verb>& verbs() {
         {"top", "look", Target::cluster, "", "watch the workers, with keys to act on them", true,
          false},
         {"events", "look", Target::cluster, "", "what happened; -f: and what happens", true, true},
+        {"logs", "look", Target::cluster_or_worker, "", "what the workers printed; -f: and print",
+         true, true},
         {"doctor", "look", Target::none, "", "whether this machine can run drover", true, false},
         {"scale", "change", Target::cluster, "N", "change the number of workers", false, false},
         {"restart", "change", Target::cluster_or_worker, "", "replace workers by new ones", false,

@@ -1,65 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "logger/lines.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <cstdint>
-#include <iterator>
 
 namespace drover::logger {
-
-namespace {
-
-// Length of a colour sequence, ESC [ digits ; : … m, at the start of `text`; 0 where there is none.
-size_t colour_length(std::string_view text) {
-    if (!text.starts_with("\x1b[")) return 0;
-    auto end = text.find_first_not_of("0123456789;:", 2);
-    return end != std::string_view::npos && text[end] == 'm' ? end + 1 : 0;
-}
-
-// Length of a character that may go to a terminal as it is; 0 for control characters (those that
-// UTF-8 writes as C2 80 … C2 9F included, which some terminals obey) and for what is not UTF-8.
-size_t printable_length(std::string_view text) {
-    auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
-    uint8_t first = byte(0);
-    if (first < 0x80) return (first >= 0x20 && first != 0x7f) || first == '\t' ? 1 : 0;
-    size_t length = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
-    if (first < 0xc2 || first > 0xf4 || text.size() < length) return 0;
-    for (size_t i = 1; i < length; ++i)
-        if ((byte(i) & 0xc0) != 0x80) return 0;
-    if (first == 0xc2 && byte(1) < 0xa0) return 0;
-    // Overlong forms, surrogates, and what lies above U+10FFFF.
-    if ((first == 0xe0 && byte(1) < 0xa0) || (first == 0xed && byte(1) >= 0xa0) ||
-        (first == 0xf0 && byte(1) < 0x90) || (first == 0xf4 && byte(1) >= 0x90))
-        return 0;
-    return length;
-}
-
-}  // namespace
-
-std::string made_safe(std::string_view line, Target target) {
-    if (target == Target::raw) return std::string(line);
-    if (line.ends_with('\r')) line.remove_suffix(1);
-    std::string safe;
-    while (!line.empty()) {
-        auto length = std::max(colour_length(line), printable_length(line));
-        if (length > 0) {
-            safe += line.substr(0, length);
-        } else {
-            length = 1;
-            fmt::format_to(std::back_inserter(safe), "\\x{:02x}", static_cast<uint8_t>(line[0]));
-        }
-        line.remove_prefix(length);
-    }
-    return safe;
-}
-
-void LineSplitter::append_line(std::string_view line, std::string& lines) const {
-    lines += prefix_;
-    lines += made_safe(line, target_);
-    lines += '\n';
-}
 
 std::string LineSplitter::feed(std::string_view bytes) {
     std::string lines;
@@ -72,7 +16,7 @@ std::string LineSplitter::feed(std::string_view bytes) {
         if (is_whole) bytes.remove_prefix(1);
         if (!is_whole && partial_.size() < kLongest) break;
         // The newline after a last piece of full length ends that piece, it is no empty line.
-        if (!partial_.empty() || !was_cut_) append_line(partial_, lines);
+        if (!partial_.empty() || !was_cut_) lines.append(partial_).append("\n");
         partial_.clear();
         was_cut_ = !is_whole;
     }
@@ -80,11 +24,9 @@ std::string LineSplitter::feed(std::string_view bytes) {
 }
 
 std::string LineSplitter::finish() {
-    std::string lines;
-    if (!partial_.empty()) append_line(partial_, lines);
-    partial_.clear();
     was_cut_ = false;
-    return lines;
+    if (partial_.empty()) return {};
+    return std::exchange(partial_, {}) + '\n';
 }
 
 }  // namespace drover::logger

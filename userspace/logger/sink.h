@@ -11,7 +11,6 @@
 #include <string_view>
 
 #include "base/fd.h"
-#include "logger/lines.h"
 
 namespace drover::logger {
 
@@ -25,7 +24,8 @@ class Sink {
     // Finds out what the fd is, and how to write to it without blocking.
     void open();
 
-    [[nodiscard]] Target target() const { return is_terminal_ ? Target::terminal : Target::raw; }
+    // Lines for it must be made safe.
+    [[nodiscard]] bool is_terminal() const { return is_terminal_; }
 
     // Whole lines, each with its newline.
     void write(std::string_view lines);

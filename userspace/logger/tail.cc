@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: MIT
 #include "logger/tail.h"
 
-#include <algorithm>
-
 namespace drover::logger {
 
 // From the end: of what a worker prints as fast as it can, only the last lines are looked at.
-void Tail::feed(std::string_view lines, size_t prefix) {
+void Tail::feed(std::string_view lines) {
     std::deque<std::string> latest;
     while (!lines.empty() && latest.size() < kLines) {
         lines.remove_suffix(lines.ends_with('\n') ? 1 : 0);
         auto begin = lines.rfind('\n') + 1;  // npos + 1 is 0
         auto line = lines.substr(begin);
-        line.remove_prefix(std::min(prefix, line.size()));
         latest.emplace_front(line.substr(0, kLongest));
         lines = lines.substr(0, begin);
     }

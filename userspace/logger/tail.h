@@ -14,8 +14,8 @@ class Tail {
     static constexpr size_t kLines = 20;
     static constexpr size_t kLongest = 1024;  // bytes; the rest of a longer line is left out
 
-    // Takes whole lines, each with a prefix of so many bytes, which is left out, and a newline.
-    void feed(std::string_view lines, size_t prefix);
+    // Takes whole lines, each with its newline.
+    void feed(std::string_view lines);
 
     [[nodiscard]] const std::deque<std::string>& lines() const { return lines_; }
 

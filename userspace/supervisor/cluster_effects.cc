@@ -10,7 +10,9 @@
 #include <cerrno>
 #include <csignal>
 #include <memory>
+#include <nlohmann/json.hpp>
 
+#include "base/journal.h"
 #include "base/log.h"
 #include "base/sys.h"
 #include "worker/node_command.h"
@@ -143,7 +145,8 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
     self->steering_ = std::move(*steering);
 
     self->output_ = std::make_unique<worker::Output>(
-        loop, config.name, sys::CgroupEntry{self->logger_cgroup_.fd(), self->enter_late_});
+        loop, config.name, sys::CgroupEntry{self->logger_cgroup_.fd(), self->enter_late_},
+        self->logger_settings());
     auto started = self->output_->start([](const std::string& text) { log::warn(text); });
     if (!started) {
         // What lives on is left to a later master.
@@ -199,6 +202,30 @@ Result<void> ClusterEffects::open_notify_socket(const std::string& at) {
     if (!socket) return tl::unexpected(socket.error());
     notify_ = std::move(*socket);
     return {};
+}
+
+// The journal keeps what it gets, so a file besides it is only for those who ask for one.
+std::string ClusterEffects::logger_settings() {
+    bool has_journal = is_journal(STDOUT_FILENO) || is_journal(STDERR_FILENO);
+    std::string file = config_.log_file;
+    if (file == "none" || (file.empty() && has_journal))
+        file.clear();
+    else if (file.empty())
+        file = paths_.log_file(config_.name);
+    log_ = !file.empty() ? file : has_journal ? "journal" : "";
+    nlohmann::json settings = {{"size", config_.log_size}, {"keep", config_.log_keep}};
+    if (!file.empty()) settings["file"] = file;
+    if (config_.log_rate)
+        settings["rate"] = {{"lines", config_.log_rate->lines},
+                            {"ms", config_.log_rate->within.count()}};
+    return settings.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+bool ClusterEffects::keep_log(log::Level level, std::string_view text) {
+    auto name = level == log::Level::info      ? "info"
+                : level == log::Level::warning ? "warning"
+                                               : "error";
+    return output_->keep(name, text) && is_journal(STDERR_FILENO);
 }
 
 void ClusterEffects::close(std::function<void()> done) {
@@ -419,6 +446,7 @@ Numbers ClusterEffects::numbers() {
         WorkerNumbers& out = numbers.workers[id];
         out.cpu_ms_total = process.usage->cpu_ms_total;
         out.memory_bytes = process.usage->memory_bytes;
+        out.log_dropped_total = output_->dropped_lines(id);
     }
     for (const auto& group : snapshot.groups)
         numbers.groups.push_back({group.endpoint.address(),
@@ -437,6 +465,7 @@ Numbers ClusterEffects::numbers() {
     numbers.decisions = decisions_of(snapshot.totals.reasons);
     numbers.corrections_total = snapshot.totals.corrections;
     numbers.moved_total = snapshot.totals.moved;
+    numbers.log = log_;
     return numbers;
 }
 

@@ -13,6 +13,7 @@
 
 #include "base/cgroup.h"
 #include "base/event_loop.h"
+#include "base/log.h"
 #include "base/paths.h"
 #include "base/result.h"
 #include "steer/pinned.h"
@@ -59,6 +60,9 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     // What another program of the user's is started with: environment, folder, identity, and how to
     // enter a cgroup.
     [[nodiscard]] worker::SpawnRequest helper_request() const;
+
+    // For log::set_keeper: the master's own lines are kept with those of the workers.
+    bool keep_log(log::Level level, std::string_view text);
 
     // Takes everything down: the logger has read all, then steering, pins and cgroups are removed.
     // `done` is called at the end.
@@ -117,6 +121,8 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
 
     ClusterEffects(const Config& config, const Paths& paths, EventLoop& loop);
 
+    // What the logger is told; fills in log_.
+    std::string logger_settings();
     // The sockets of --listen: `kept` has them until the worker has its own copies.
     Result<void> add_listen_sockets(WorkerId id, worker::SpawnRequest& request,
                                     std::vector<Fd>& kept);
@@ -156,6 +162,7 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     EventLoop& loop_;
     WorkerObserver* observer_ = nullptr;
     std::optional<worker::Identity> identity_;
+    std::string log_;           // where the lines go, as in Status
     bool enter_late_ = false;   // see sys::CgroupEntry
     uint64_t soft_nofile_ = 0;  // the master's own soft limit before it raised it
     Cgroup cluster_;

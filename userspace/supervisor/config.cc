@@ -189,6 +189,42 @@ Result<Duration> parse_duration_or_never(const std::string& text) {
     return duration;
 }
 
+// The logger stands in the master's folder, `drover logs` in another one.
+Result<std::string> parse_log_file(const std::string& text) {
+    bool is_path = text.starts_with('/') && !text.ends_with('/');
+    if (text != "none" && !is_path)
+        return fail("usage", fmt::format("\"{}\" is neither a file's whole path, as in "
+                                         "/var/log/web.log, nor none",
+                                         text));
+    return text;
+}
+
+Result<uint64_t> parse_log_size(const std::string& text) {
+    constexpr uint64_t kLeast = 4096;
+    auto size = parse_size(text);
+    if (size && *size < kLeast)
+        return fail("usage", fmt::format("\"{}\" is too small: 4K is the least", text));
+    return size;
+}
+
+Result<int> parse_log_keep(const std::string& text) {
+    constexpr uint64_t kMost = 1000;
+    return parse_number(text, 1, kMost).map([](uint64_t count) { return int(count); });
+}
+
+Result<std::optional<LogRate>> parse_log_rate(const std::string& text) {
+    if (text == "none") return std::optional<LogRate>();
+    auto slash = text.find('/');
+    auto count = parse_number(std::string_view(text).substr(0, slash), 1, 1'000'000'000);
+    if (slash == std::string::npos || !count)
+        return fail("usage", fmt::format("\"{}\" is no rate: write LINES/DURATION, as in "
+                                         "10000/1s, or none",
+                                         text));
+    auto within = parse_positive_duration(text.substr(slash + 1));
+    if (!within) return tl::unexpected(within.error());
+    return LogRate{static_cast<int>(*count), *within};
+}
+
 using Set = std::function<Result<void>(Config&, const std::string&)>;
 
 // Sets the field to what `parse` makes of the value.
@@ -291,6 +327,15 @@ const std::vector<Option>& option_table() {
          into(&Config::max_memory, parse_positive_size)},
         {"max-connections", 0, "N", "", "replace a worker that has taken so many connections",
          false, into(&Config::max_connections, parse_count)},
+        {"log-file", 0, "FILE", "",
+         "keep what is printed there instead of /var/log/drover; or none", false,
+         into(&Config::log_file, parse_log_file), kWhole},
+        {"log-size", 0, "SIZE", "10M", "rotate that file at this size", false,
+         into(&Config::log_size, parse_log_size), kWhole},
+        {"log-keep", 0, "N", "5", "keep so many rotated files", false,
+         into(&Config::log_keep, parse_log_keep), kWhole},
+        {"log-rate", 0, "N/DURATION", "10000/1s", "lines a worker may print in that time; or none",
+         false, into(&Config::log_rate, parse_log_rate), kWhole},
         {"stop-timeout", 0, "DURATION", "10s", "time from that signal to the kill", false,
          into(&Config::stop_timeout, parse_duration)},
     };

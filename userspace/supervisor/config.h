@@ -55,6 +55,13 @@ struct RestartLimit {
     bool operator==(const RestartLimit&) const = default;
 };
 
+// How much each worker may print; what is beyond is dropped and counted.
+struct LogRate {
+    int lines = 10'000;
+    Duration within{1'000};
+    bool operator==(const LogRate&) const = default;
+};
+
 // How many bits of a client's address count for the policy `source`.
 struct SourcePrefix {
     int v4 = 32;
@@ -112,6 +119,10 @@ struct Config {
     Duration max_lifetime{0};
     uint64_t max_memory = 0;  // bytes
     uint64_t max_connections = 0;
+    std::string log_file;          // empty: the cluster's own; "none": none
+    uint64_t log_size = 10 << 20;  // bytes, from which on it is rotated
+    int log_keep = 5;              // rotated ones
+    std::optional<LogRate> log_rate = LogRate{};
     std::string controller;            // a program that steers the cluster, for /bin/sh -c
     std::optional<Port> admin;         // where metrics and health are told over HTTP
     std::vector<std::string> command;  // program and arguments

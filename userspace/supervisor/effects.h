@@ -38,6 +38,7 @@ struct WorkerNumbers {
     std::optional<uint64_t> accepted_total;
     uint64_t cpu_ms_total = 0;
     uint64_t memory_bytes = 0;
+    uint64_t log_dropped_total = 0;
 };
 
 struct GroupNumbers {
@@ -56,6 +57,7 @@ struct Numbers {
     Decisions decisions;
     uint64_t corrections_total = 0;
     uint64_t moved_total = 0;
+    std::string log;  // as in Status
 };
 
 // None of these calls the WorkerObserver back before it returns.

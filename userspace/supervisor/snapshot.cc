@@ -45,6 +45,7 @@ Status Supervisor::status() const {
             out.accepted_total = found->second.accepted_total;
             out.cpu_ms_total = found->second.cpu_ms_total;
             out.memory_bytes = found->second.memory_bytes;
+            out.log_dropped_total = found->second.log_dropped_total;
         }
         if (worker.state == State::ready && !worker.is_candidate) status.ready++;
         status.workers.push_back(std::move(out));
@@ -60,6 +61,7 @@ Status Supervisor::status() const {
     }
     status.state = stopping_ ? "stopping" : status.ready < status.wanted ? "degraded" : "running";
     status.former = std::move(numbers.former);
+    status.log = numbers.log;
     status.decisions_total = numbers.decisions;
     status.corrections_total = numbers.corrections_total;
     status.moved_total = numbers.moved_total;

@@ -12,12 +12,13 @@
 #include <variant>
 #include <vector>
 
+#include "base/wall_time.h"
 #include "worker/channel.h"
 
 namespace drover::supervisor {
 
 using WorkerId = uint64_t;  // counts up from 1, never reused
-using WallTime = std::chrono::system_clock::time_point;
+using drover::WallTime;
 
 enum class State { starting, online, listening, ready, draining, stopped, backoff, failed };
 const char* name_of(State state);
@@ -179,7 +180,8 @@ struct WorkerStatus {
     int weight = 1;
     uint64_t cpu_ms_total = 0;
     uint64_t memory_bytes = 0;
-    std::optional<Exit> last_exit;  // of this instance's former worker
+    uint64_t log_dropped_total = 0;  // lines that it printed beyond --log-rate
+    std::optional<Exit> last_exit;   // of this instance's former worker
 };
 
 // What the workers that an instance had and that are gone have taken and used.
@@ -198,6 +200,7 @@ struct Status {
     int generation = 1;
     int wanted = 0;
     int ready = 0;
+    std::string log;  // where the lines go: a file, "journal", or "" where nothing keeps them
     std::vector<GroupStatus> groups;
     std::vector<WorkerStatus> workers;
     std::map<int, FormerWorkers> former;  // by instance

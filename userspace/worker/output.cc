@@ -14,6 +14,7 @@
 #include <csignal>
 #include <cstring>
 #include <list>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "base/sys.h"
@@ -90,6 +91,7 @@ struct Output::Impl {
     EventLoop& loop;
     std::string cluster;
     sys::CgroupEntry cgroup;
+    std::string settings;
     std::string executable;
 
     std::function<void(const std::string&)> restarted;
@@ -97,6 +99,7 @@ struct Output::Impl {
     bool is_finishing = false;
     std::list<ReadEnd> read_ends;
     std::list<Question> questions;
+    std::map<uint64_t, uint64_t> dropped_lines;  // by worker
     SpawnRequest request;
     Process process;  // pid 0: none runs
     Fd control;
@@ -109,10 +112,11 @@ struct Output::Impl {
     EventLoop::Source deadline_timer;
 
     Impl(EventLoop& the_loop, std::string the_cluster, sys::CgroupEntry the_cgroup,
-         std::string the_executable)
+         std::string the_settings, std::string the_executable)
         : loop(the_loop),
           cluster(std::move(the_cluster)),
           cgroup(the_cgroup),
+          settings(std::move(the_settings)),
           executable(std::move(the_executable)) {}
 
     Result<void> start_process();
@@ -135,7 +139,7 @@ Result<void> Output::Impl::start_process() {
     started_at = std::chrono::steady_clock::now();
     request = SpawnRequest{};
     request.program = executable;
-    request.command = {"drover", "logger", cluster};
+    request.command = {"drover", "logger", cluster, settings};
     request.environment = own_environment();
     request.cgroup = cgroup;
     request.stdout_fd = if_open(STDOUT_FILENO);
@@ -159,7 +163,12 @@ void Output::Impl::read_answer() {
     if (size < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (size <= 0) return control_source.reset();  // its end is told by its pidfd
     auto json = nlohmann::json::parse(text.begin(), text.begin() + size, nullptr, false);
-    if (!json.is_object() || !json.contains("lines") || !json["lines"].is_array()) return;
+    if (!json.is_object()) return;
+    if (json.contains("dropped")) {
+        dropped_lines[json.value("worker", uint64_t{0})] += json.value("dropped", uint64_t{0});
+        return;
+    }
+    if (!json.contains("lines") || !json["lines"].is_array()) return;
     std::vector<std::string> lines;
     for (const auto& line : json["lines"])
         if (line.is_string()) lines.push_back(line);
@@ -249,9 +258,10 @@ void Output::Impl::end() {
     if (auto call = std::exchange(ended, nullptr); call) call();
 }
 
-Output::Output(EventLoop& loop, std::string cluster, sys::CgroupEntry cgroup,
+Output::Output(EventLoop& loop, std::string cluster, sys::CgroupEntry cgroup, std::string settings,
                std::string executable)
-    : impl_(std::make_unique<Impl>(loop, std::move(cluster), cgroup, std::move(executable))) {}
+    : impl_(std::make_unique<Impl>(loop, std::move(cluster), cgroup, std::move(settings),
+                                   std::move(executable))) {}
 
 Output::~Output() = default;
 
@@ -282,7 +292,22 @@ void Output::last_lines(uint64_t worker_id, LastLines tell) {
                                          [this, question] { impl_->tell(question, {}); });
 }
 
+bool Output::keep(std::string_view level, std::string_view text) {
+    if (!impl_->control.is_open()) return false;
+    constexpr size_t kLongest = 32 * 1024;
+    nlohmann::json json = {{"level", level}, {"text", text.substr(0, kLongest)}};
+    auto message = json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    return ::send(impl_->control.get(), message.data(), message.size(),
+                  MSG_DONTWAIT | MSG_NOSIGNAL) == static_cast<ssize_t>(message.size());
+}
+
+uint64_t Output::dropped_lines(uint64_t worker_id) const {
+    auto found = impl_->dropped_lines.find(worker_id);
+    return found == impl_->dropped_lines.end() ? 0 : found->second;
+}
+
 void Output::remove_worker(uint64_t worker_id) {
+    impl_->dropped_lines.erase(worker_id);
     for (auto& end : impl_->read_ends)
         if (end.worker_id == worker_id) end.is_leaving = true;
     impl_->read_ends.remove_if([](const ReadEnd& end) { return end.is_leaving && end.is_sent; });

@@ -16,6 +16,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/event_loop.h"
@@ -27,9 +28,9 @@ namespace drover::worker {
 
 class Output {
   public:
-    // `cluster` for the prefix; `cgroup` (lent, must stay open) is the logger's; tests
-    // give another `executable`.
-    Output(EventLoop& loop, std::string cluster, sys::CgroupEntry cgroup,
+    // `cluster` for the prefix; `cgroup` (lent, must stay open) is the logger's; `settings` are for
+    // it (logger/settings.h); tests give another `executable`.
+    Output(EventLoop& loop, std::string cluster, sys::CgroupEntry cgroup, std::string settings,
            std::string executable = "/proc/self/exe");
     ~Output();
 
@@ -50,6 +51,13 @@ class Output {
     // moment ago. `tell` is called once, with none where the logger does not answer in time.
     using LastLines = std::function<void(const std::vector<std::string>& lines)>;
     void last_lines(uint64_t worker_id, LastLines tell);
+
+    // Gives the logger a line of the master's own, to be kept with those of the workers. `level` as
+    // in logger.h. False where it cannot be given now.
+    bool keep(std::string_view level, std::string_view text);
+
+    // How many lines of the worker were dropped because it printed too much.
+    [[nodiscard]] uint64_t dropped_lines(uint64_t worker_id) const;
 
     // The worker is gone: its duplicates are closed. The logger reads the rest by itself.
     void remove_worker(uint64_t worker_id);
