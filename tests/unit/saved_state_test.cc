@@ -29,6 +29,7 @@ SavedState example() {
     state.releases[1] = given({{"workers", "2"}, {"port", "80"}, {"env", "A=1"}, {"env", "B=2"}});
     state.releases[3] = given({{"workers", "2"}, {"port", "80"}, {"drain-timeout", "3s"}});
     state.releases[3].file_env = {"C=3"};
+    state.releases[3].source = {"/etc/web.toml", {{"workers", "2"}}, {"node", "server.js"}};
     state.stable = 1;
     state.trial = 3;
     state.is_canary = true;
@@ -95,7 +96,7 @@ TEST_CASE("saved state: a file that others could have written is not believed") 
     char pattern[] = "/tmp/drover-saved-XXXXXX";
     REQUIRE(::mkdtemp(pattern) != nullptr);
     std::string folder = pattern;
-    Paths paths{folder, folder, folder};
+    Paths paths{folder, folder, folder, folder};
     std::filesystem::create_directories(paths.run("web"));
     CHECK(mentions(load_state(paths, "web").error().text, "state.json"));
     REQUIRE(save_state(paths, "web", example()));

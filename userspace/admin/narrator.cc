@@ -26,6 +26,11 @@ std::string endpoints(const supervisor::Status& status) {
 
 }  // namespace
 
+std::string ready_text(const supervisor::Status& status) {
+    return fmt::format("{}: {} {} ready{}", status.cluster, status.ready,
+                       status.ready == 1 ? "worker is" : "workers are", endpoints(status));
+}
+
 void Narrator::on_event(const supervisor::Event& event, const supervisor::Supervisor& supervisor) {
     using supervisor::EventKind;
     std::string who =
@@ -36,9 +41,7 @@ void Narrator::on_event(const supervisor::Event& event, const supervisor::Superv
             auto status = supervisor.status();
             if (status.ready < status.wanted) break;
             told_ready_ = true;
-            log::info(fmt::format("{}: {} {} ready{}", cluster_, status.ready,
-                                  status.ready == 1 ? "worker is" : "workers are",
-                                  endpoints(status)));
+            log::info(ready_text(status));
             break;
         }
         case EventKind::exit: {

@@ -10,6 +10,9 @@
 
 namespace drover::admin {
 
+// "web: 4 workers are ready on 0.0.0.0:80".
+std::string ready_text(const supervisor::Status& status);
+
 class Narrator {
   public:
     explicit Narrator(std::string cluster) : cluster_(std::move(cluster)) {}

@@ -28,6 +28,7 @@ constexpr int kMaxRequestDepth = 16;
 // --- What drover tells -------------------------------------------------------------------------
 
 [[nodiscard]] Json to_json(const supervisor::Status& status);
+[[nodiscard]] Json to_json(const supervisor::Config& config);
 [[nodiscard]] Json to_json(const supervisor::Event& event, const std::string& cluster);
 
 // The notice that stands in a reader's stream for what it was too slow for: an event "error" with

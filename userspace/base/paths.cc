@@ -2,6 +2,7 @@
 #include "base/paths.h"
 
 #include <cstdlib>
+#include <filesystem>
 
 #include "base/cgroup.h"
 
@@ -20,9 +21,26 @@ Paths Paths::from_environment() {
     Paths paths;
     paths.run_root = environment_or("DROVER_RUN_DIR", "/run/drover");
     paths.bpffs_root = environment_or("DROVER_BPFFS", "/sys/fs/bpf/drover");
+    paths.log_root = environment_or("DROVER_LOG_DIR", "/var/log/drover");
     auto mount = Cgroup::mount_point();
     paths.cgroup_root = environment_or("DROVER_CGROUP", mount ? *mount + "/drover" : "");
     return paths;
+}
+
+std::string working_folder() {
+    std::error_code error;
+    const char* logical = std::getenv("PWD");
+    if (logical != nullptr && *logical == '/' && std::filesystem::equivalent(logical, ".", error))
+        return logical;
+    return "";
+}
+
+std::string absolute_path(const std::string& path) {
+    if (path.starts_with('/')) return path;
+    std::error_code error;
+    std::filesystem::path folder = working_folder();
+    if (folder.empty()) folder = std::filesystem::current_path(error);
+    return (folder / path).string();
 }
 
 }  // namespace drover

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 //
-// Where drover keeps things on a host, in one place. The three roots can be moved by environment
+// Where drover keeps things on a host, in one place. The roots can be moved by environment
 // variables of the master (containers, tests); workers do not inherit them.
 //
 //     DROVER_RUN_DIR  /run/drover         NAME/{lock,control.sock}, ports/ (port locks)
 //     DROVER_CGROUP   <cgroup2>/drover    NAME/{keeper,logger,w1,w2,…}
 //     DROVER_BPFFS    /sys/fs/bpf/drover  NAME/: pinned links and maps
+//     DROVER_LOG_DIR  /var/log/drover     NAME.log: what a cluster in the background prints
 #pragma once
 
 #include <string>
@@ -18,6 +19,7 @@ struct Paths {
     std::string run_root;
     std::string cgroup_root;  // empty where cgroup v2 is not mounted
     std::string bpffs_root;
+    std::string log_root;
 
     static Paths from_environment();
 
@@ -34,6 +36,17 @@ struct Paths {
     [[nodiscard]] std::string bpffs(const std::string& cluster) const {
         return bpffs_root + "/" + cluster;
     }
+    [[nodiscard]] std::string log(const std::string& cluster) const {
+        return log_root + "/" + cluster + ".log";
+    }
 };
+
+// The working folder as the user sees it: where that is by way of a symbolic link (a release's
+// folder), what is looked for in it later is looked for in what the link points to then. "" where
+// nobody says.
+std::string working_folder();
+
+// A path that is relative to the working folder.
+std::string absolute_path(const std::string& path);
 
 }  // namespace drover

@@ -11,6 +11,8 @@
 
 #include "cli/cli.h"
 #include "cli/clusters.h"
+#include "cli/completion.h"
+#include "cli/config_verbs.h"
 #include "cli/connection.h"
 #include "cli/render.h"
 #include "cli/terminal.h"
@@ -248,6 +250,8 @@ int change(Connection& connection, const Invocation& invocation) {
 
 int run_client(const Invocation& given, const Paths& paths) {
     if (given.verb == "ls") return list_clusters(given, paths);
+    if (given.verb == "config check") return check_config(given);
+    if (given.verb == "completion") return print_completion(given.arguments.front());
     auto cluster = choose_cluster(given.cluster, find_clusters(paths));
     if (!cluster) return complain(cluster.error());
     auto invocation = given;
@@ -256,6 +260,7 @@ int run_client(const Invocation& given, const Paths& paths) {
     auto connection = Connection::open(paths.control_socket(*cluster));
     if (!connection) return complain(connection.error());
     if (invocation.verb == "status") return show_status(*connection, invocation);
+    if (invocation.verb == "config show") return show_config(*connection, invocation);
     if (invocation.verb == "events") return show_events(*connection, invocation);
     if (invocation.verb == "upgrade") return upgrade(*connection, invocation, paths);
     for (const char* verb : {"reload", "promote", "rollback"})
