@@ -251,8 +251,8 @@ FUZZ_WITH_control := $(addprefix userspace/,admin/schema.cc supervisor/types.cc 
     supervisor/config.cc supervisor/config_parse.cc supervisor/config_name.cc base/nearest.cc \
     base/cgroup.cc)
 
-FUZZ_WITH_config_toml := $(addprefix userspace/,supervisor/config.cc supervisor/config_parse.cc \
-    supervisor/config_name.cc base/nearest.cc base/cgroup.cc)
+FUZZ_WITH_config_toml := $(addprefix userspace/,supervisor/toml_shield.cc supervisor/config.cc \
+    supervisor/config_parse.cc supervisor/config_name.cc base/nearest.cc base/cgroup.cc)
 
 $(BUILD)/fuzz/%: tests/fuzz/%_fuzz.cc $(BUILD)/flags | $(BUILD)/deps.ok
 	$(call say,FUZZCXX,$@)

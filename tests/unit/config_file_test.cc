@@ -14,6 +14,7 @@
 #include "admin/schema.h"
 #include "cli/config_verbs.h"
 #include "supervisor/rollout.h"
+#include "supervisor/toml_shield.h"
 
 using namespace drover;
 using namespace drover::supervisor;
@@ -186,6 +187,7 @@ TEST_CASE("what is wrong is told by line and key, with what would be right") {
         {"[No]\n", "1: [No]: ", "a-z"},
         {"[web]\n[web]\n", "2: ", "no TOML"},
         {"workers = \n", "1: ", "no TOML"},
+        {"[#web]\n", "1: ", "no TOML"},
         {"config = \"x\"\n", "1: ", "no key \"config\""},
         {"cwd = \"a\\u0000b\"\n", "1: cwd: ", "zero byte"},
     };
@@ -202,6 +204,28 @@ TEST_CASE("what is wrong is told by line and key, with what would be right") {
     CHECK(parsed.problems[0].line == 1);
     CHECK(parsed.problems[1].line == 3);
     CHECK(parsed.problems[2].line == 5);
+}
+
+TEST_CASE("characters that are not ASCII come through in strings, and are refused elsewhere") {
+    for (const char* text : {"", "plain", "é\u20ac\ufeff\U0001F600", "\xff\xc3", "\xed\xa0\x80"}) {
+        CAPTURE(text);
+        CHECK(unshielded(shielded(text)) == text);
+    }
+    CHECK(shielded("aé") == "a\U000F00E9");
+    auto parsed = parse_config_toml(
+        "\ufeff# é\ncommand = [\"é\", '\u20ac', \"\\u00e9\", \"\U0001F600\"]\nenv = { E = \"ü\" "
+        "}\n",
+        "/srv/é");
+    REQUIRE(parsed.problems.empty());
+    CHECK(parsed.clusters.front().command ==
+          std::vector<std::string>{"é", "\u20ac", "é", "\U0001F600"});
+    CHECK(parsed.clusters.front().values.front().value == "E=ü");
+    for (const char* text : {"é = 1\n", "a = é\n", "[é]\n", "\ufeff\ufef7 = 1\n", "a = \xff\n",
+                             "a = -'''\xc2\xb9\n", "a = 1 \u00a0\n"}) {
+        CAPTURE(text);
+        CHECK(mentions(problem_of(text), "1: this is no TOML: "));
+    }
+    CHECK(mentions(problem_of("é = 1\n"), "é"));
 }
 
 TEST_CASE("each option of the table is a key") {
