@@ -51,6 +51,8 @@ SERVERS        := $(addprefix $(BUILD)/servers/,$(notdir $(basename $(SERVER_SOU
 BENCHES        := $(BENCH_SOURCES:tests/bench/%.cc=$(BUILD)/bench/%)
 POLICIES       := $(POLICY_SOURCES:tests/policies/%.c=$(BUILD)/policies/%.o)
 FUZZERS        := $(FUZZ_SOURCES:tests/fuzz/%_fuzz.cc=$(BUILD)/fuzz/%)
+MAN_PAGES      := $(BUILD)/man/drover.8 $(BUILD)/man/drover.toml.5
+COMPLETIONS    := $(BUILD)/completion/drover.bash $(BUILD)/completion/drover.zsh
 SKELETON       := $(BUILD)/bpf/drover.skel.h
 
 PACKAGES := libbpf libelf zlib libsystemd fmt ncursesw libmicrohttpd
@@ -123,10 +125,19 @@ fuzz: $(FUZZERS:=.run)  ## fuzz the parsers, FUZZ_SECONDS=60 each (scripts/deps 
 lint:  ## format, layer arrows, shell scripts
 	$(Q)scripts/lint
 
+.PHONY: man
+man: $(MAN_PAGES)  ## the man pages drover(8) and drover.toml(5), in build/man
+
 .PHONY: install
-install: $(BUILD)/drover  ## install to $(DESTDIR)$(PREFIX)
+install: $(BUILD)/drover $(MAN_PAGES) $(COMPLETIONS)  ## install to $(DESTDIR)$(PREFIX)
 	install -D -m 0755 $(BUILD)/drover $(DESTDIR)$(PREFIX)/sbin/drover
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/include/drover include/drover/*
+	install -D -m 0644 $(BUILD)/man/drover.8 $(DESTDIR)$(PREFIX)/share/man/man8/drover.8
+	install -D -m 0644 $(BUILD)/man/drover.toml.5 $(DESTDIR)$(PREFIX)/share/man/man5/drover.toml.5
+	install -D -m 0644 $(BUILD)/completion/drover.bash \
+	    $(DESTDIR)$(PREFIX)/share/bash-completion/completions/drover
+	install -D -m 0644 $(BUILD)/completion/drover.zsh \
+	    $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_drover
 	install -D -m 0644 README.md $(DESTDIR)$(PREFIX)/share/doc/drover/README.md
 	install -D -m 0644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/drover/copyright
 
@@ -192,6 +203,16 @@ $(BUILD)/drover: $(MAIN_OBJECT) $(OBJECTS)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(LDFLAGS) $^ -o $@ $(LDLIBS)
 
+# --- What drover tells of itself: man pages and completion --------------------------------------
+
+$(MAN_PAGES) $(COMPLETIONS) &: $(BUILD)/drover
+	$(call say,DOCS,$(BUILD)/man $(BUILD)/completion)
+	@mkdir -p $(BUILD)/man $(BUILD)/completion
+	$(Q)$< man 8 > $(BUILD)/man/drover.8
+	$(Q)$< man 5 > $(BUILD)/man/drover.toml.5
+	$(Q)$< completion bash > $(BUILD)/completion/drover.bash
+	$(Q)$< completion zsh > $(BUILD)/completion/drover.zsh
+
 $(BUILD)/unit-tests: $(UNIT_OBJECTS) $(OBJECTS)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(LDFLAGS) $^ -o $@ $(LDLIBS)
@@ -241,6 +262,9 @@ FUZZ_FLAGS := -std=c++20 -O1 -g $(WARNINGS) -fsanitize=fuzzer,address,undefined 
 FUZZ_WITH_control := $(addprefix userspace/,admin/schema.cc supervisor/types.cc \
     supervisor/config.cc supervisor/config_parse.cc supervisor/config_name.cc base/nearest.cc \
     base/cgroup.cc base/wall_time.cc)
+
+FUZZ_WITH_config_toml := $(addprefix userspace/,supervisor/toml_shield.cc supervisor/config.cc \
+    supervisor/config_parse.cc supervisor/config_name.cc base/nearest.cc base/cgroup.cc)
 
 $(BUILD)/fuzz/%: tests/fuzz/%_fuzz.cc $(BUILD)/flags | $(BUILD)/deps.ok
 	$(call say,FUZZCXX,$@)

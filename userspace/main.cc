@@ -19,6 +19,7 @@
 #include "admin/narrator.h"
 #include "admin/server.h"
 #include "admin/service.h"
+#include "admin/start_watch.h"
 #include "admin/supervisor_commands.h"
 #include "admin/tally.h"
 #include "base/event_loop.h"
@@ -27,8 +28,11 @@
 #include "cli/checks.h"
 #include "cli/cli.h"
 #include "cli/clusters.h"
+#include "cli/completion.h"
 #include "cli/install.h"
 #include "cli/logs.h"
+#include "cli/man.h"
+#include "cli/start.h"
 #include "logger/logger.h"
 #include "steer/ground.h"
 #include "supervisor/cluster_effects.h"
@@ -50,10 +54,12 @@ class Audience : public supervisor::Observer {
         server_ = &server;
     }
     void attach_controller(admin::Controller* controller) { controller_ = controller; }
+    void attach_starter(admin::StartWatch* watch) { start_watch_ = watch; }
     void detach_all() {
         server_ = nullptr;
         controller_ = nullptr;
         service_.detach();
+        start_watch_ = nullptr;
     }
     [[nodiscard]] const admin::Tally& tally() const { return tally_; }
     void look() { service_.look(*supervisor_); }
@@ -63,6 +69,7 @@ class Audience : public supervisor::Observer {
         service_.on_event(event, *supervisor_);
         if (server_ != nullptr) server_->publish(event);
         if (controller_ != nullptr) controller_->publish(event);
+        if (start_watch_ != nullptr) start_watch_->on_event(event);
     }
 
   private:
@@ -72,6 +79,7 @@ class Audience : public supervisor::Observer {
     const supervisor::Supervisor* supervisor_ = nullptr;
     admin::ControlServer* server_ = nullptr;
     admin::Controller* controller_ = nullptr;
+    admin::StartWatch* start_watch_ = nullptr;
 };
 
 Result<std::unique_ptr<admin::Controller>> open_controller(
@@ -117,16 +125,6 @@ void open_standard_fds() {
         if (fd > STDERR_FILENO) ::close(fd);
         if (fd < 0 || fd > STDERR_FILENO) return;
     }
-}
-
-// As the user sees it: where that is by way of a symbolic link (a release's folder), the workers of
-// a later reload are to find what it points to then. Empty where it is just the folder itself.
-std::string working_folder() {
-    const char* logical = std::getenv("PWD");
-    std::error_code error;
-    if (logical == nullptr || *logical != '/' || !std::filesystem::equivalent(logical, ".", error))
-        return "";
-    return logical;
 }
 
 // What the command line wants otherwise than the master that was killed.
@@ -185,8 +183,10 @@ std::unique_ptr<admin::HttpServer> serve_admin_port(EventLoop& loop, Fd&& listen
     return nullptr;
 }
 
-// `goes_on`: this program has taken the place of another, under its pid.
-int run_master(supervisor::Config config, Paths paths, const std::string& program, bool goes_on) {
+// `goes_on`: this program has taken the place of another, under its pid. `starter`: who waits for
+// it to be ready, with `start`.
+int run_master(supervisor::Config config, Paths paths, const std::string& program, bool goes_on,
+               Fd starter = {}) {
     if (!config.workers) config.workers = supervisor::usable_cpus();
     if (!goes_on && config.cwd.empty()) config.cwd = working_folder();
     if (!goes_on)
@@ -211,6 +211,8 @@ int run_master(supervisor::Config config, Paths paths, const std::string& progra
         if (!found) return refuse(found.error());
         saved = std::move(*loaded);
         changes = std::move(*found);
+        saved->releases.at(saved->stable).source = config.source;
+        changes.before.source = config.source;
         config = changes.before;
     } else if (leftovers.any()) {
         auto cleaned = supervisor::clean_leftovers(paths, config.name, std::chrono::seconds(1));
@@ -266,6 +268,9 @@ int run_master(supervisor::Config config, Paths paths, const std::string& progra
         return refuse(server.error());
     }
     audience.attach(cluster, **server);
+    std::optional<admin::StartWatch> start_watch;
+    if (starter.is_open())
+        audience.attach_starter(&start_watch.emplace(std::move(starter), *loop, cluster));
 
     std::unique_ptr<admin::Controller> controller;
     if (!config.controller.empty()) {
@@ -320,9 +325,11 @@ int run_master(supervisor::Config config, Paths paths, const std::string& progra
     if (saved) {
         cluster.take_over(*saved, on_over);
         (*effects)->find_living();
+        auto took_over = fmt::format("{}: took over {} workers of a master that was killed",
+                                     config.name, saved->workers.size());
         log::info(goes_on ? fmt::format("{}: drover {} goes on", config.name, DROVER_VERSION)
-                          : fmt::format("{}: took over {} workers of a master that was killed",
-                                        config.name, saved->workers.size()));
+                          : took_over);
+        if (start_watch) start_watch->tell(took_over);
         audience.look();
         apply_changes(cluster, std::move(changes));
     } else {
@@ -404,11 +411,21 @@ int main(int argc, char** argv) {
     if (argc == 3 && std::strcmp(argv[1], "can-go-on") == 0) return can_go_on(argv[2]);
     if (argc == 3 && std::strcmp(argv[1], "go-on") == 0) return go_on(argv[2]);
 
+    // And what the build and the shells' completion ask for.
+    if (argc == 3 && std::strcmp(argv[1], "man") == 0) return cli::print_man_page(argv[2]);
+    Paths paths = Paths::from_environment();
+    if (argc == 3 && std::strcmp(argv[1], "complete") == 0) return cli::print_names(argv[2], paths);
+
     auto invocation = cli::parse(argc, argv);
     if (!invocation) return invocation.error();
-    Paths paths = Paths::from_environment();
     if (invocation->verb == "run")
         return run_master(invocation->config, paths, own_program(), /*goes_on=*/false);
+    if (invocation->verb == "start") {
+        auto starter = cli::go_to_background(invocation->config.name);
+        if (!starter) return starter.error();
+        return run_master(invocation->config, paths, own_program(), /*goes_on=*/false,
+                          std::move(*starter));
+    }
     if (invocation->verb == "install") return install(*invocation, paths);
     if (invocation->verb == "uninstall") return cli::uninstall(*invocation);
     if (invocation->verb == "doctor")

@@ -84,6 +84,17 @@ void remove_cgroup(const std::string& root) {
         milliseconds(5'000));
 }
 
+// Masters that were started in the background are nobody's children.
+void end_masters(const std::string& run_folder) {
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(run_folder, error)) {
+        pid_t pid = std::atoi(read_file(entry.path().string() + "/lock").c_str());
+        if (pid <= 1) continue;
+        auto program = fs::read_symlink(fmt::format("/proc/{}/exe", pid), error);
+        if (program == build_folder() + "/drover") ::kill(pid, SIGKILL);
+    }
+}
+
 std::string processes_of(const std::string& cgroup) {
     std::string text;
     std::istringstream pids(read_file(cgroup + "/cgroup.procs"));
@@ -266,6 +277,7 @@ Sandbox::~Sandbox() {
 }
 
 void Sandbox::clean() {
+    end_masters(run_folder());
     remove_cgroup(cgroup_);
     std::error_code error;
     fs::remove_all(pins_, error);

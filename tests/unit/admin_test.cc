@@ -47,6 +47,7 @@ Json data_json(EventKind kind, EventData data) {
 class FakeCommands final : public Commands {
   public:
     Status status_value;
+    Config config_value;
     std::deque<Event> events;
     std::vector<std::string> calls;
     std::vector<Done> pending;
@@ -54,6 +55,7 @@ class FakeCommands final : public Commands {
 
     [[nodiscard]] Status status() const override { return status_value; }
     [[nodiscard]] const std::deque<Event>& recent_events() const override { return events; }
+    [[nodiscard]] Config config() const override { return config_value; }
     void stop(std::optional<WorkerId> worker, Done done) override {
         note(fmt::format("stop {}", worker.value_or(0)), done);
     }
@@ -465,6 +467,23 @@ TEST_SUITE("admin") {
         CHECK(reply["id"] == 5);
         CHECK(reply["ok"] == true);
         CHECK(reply["data"] == to_json(fixture.commands.status_value));
+    }
+
+    TEST_CASE("config is answered with what was given, and the defaults") {
+        Fixture fixture;
+        auto& config = fixture.commands.config_value;
+        for (auto [name, value] : {std::pair{"name", "web"}, {"port", "80"}, {"workers", "2"}})
+            REQUIRE(set_option(config, name, value));
+        config.command = {"node", "server.js"};
+        auto client = fixture.connect();
+        auto data = fixture.ask(client, "config")["data"];
+        CHECK(data["cluster"] == "web");
+        CHECK(data["file"].is_null());
+        CHECK(data["command"] == Json({"node", "server.js"}));
+        CHECK(data["options"]["port"] == Json({"80"}));
+        CHECK(data["options"]["workers"] == "2");
+        CHECK(data["options"]["drain_timeout"] == "10s");
+        CHECK_FALSE(data["options"].contains("user"));
     }
 
     TEST_CASE("each verb reaches the supervisor with its arguments") {

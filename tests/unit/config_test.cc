@@ -17,6 +17,7 @@ namespace {
 
 // A good value of every option, other than its default.
 const std::map<std::string_view, std::string> kGoodValues = {
+    {"config", "/etc/web.toml"},
     {"name", "web"},
     {"workers", "4"},
     {"port", "80"},

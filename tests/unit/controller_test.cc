@@ -40,6 +40,7 @@ class FakeCommands final : public Commands {
 
     [[nodiscard]] Status status() const override { return status_value; }
     [[nodiscard]] const std::deque<Event>& recent_events() const override { return events; }
+    [[nodiscard]] Config config() const override { return {}; }
     void stop(std::optional<WorkerId> worker, Done done) override {
         note(fmt::format("stop {}", worker.value_or(0)), done);
     }

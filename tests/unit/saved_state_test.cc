@@ -29,6 +29,7 @@ SavedState example() {
     state.releases[1] = given({{"workers", "2"}, {"port", "80"}, {"env", "A=1"}, {"env", "B=2"}});
     state.releases[3] = given({{"workers", "2"}, {"port", "80"}, {"drain-timeout", "3s"}});
     state.releases[3].file_env = {"C=3"};
+    state.releases[3].source = {"/etc/web.toml", {{"workers", "2"}}, {"node", "server.js"}};
     state.stable = 1;
     state.trial = 3;
     state.is_canary = true;

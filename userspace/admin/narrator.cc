@@ -26,6 +26,13 @@ std::string endpoints_text(const supervisor::Status& status) {
     return text;
 }
 
+std::string ready_text(const supervisor::Status& status) {
+    auto where = endpoints_text(status);
+    return fmt::format("{}: {} {} ready{}{}", status.cluster, status.ready,
+                       status.ready == 1 ? "worker is" : "workers are", where.empty() ? "" : " on ",
+                       where);
+}
+
 void Narrator::on_event(const supervisor::Event& event, const supervisor::Supervisor& supervisor) {
     using supervisor::EventKind;
     std::string who =
@@ -36,10 +43,7 @@ void Narrator::on_event(const supervisor::Event& event, const supervisor::Superv
             auto status = supervisor.status();
             if (status.ready < status.wanted) break;
             told_ready_ = true;
-            auto where = endpoints_text(status);
-            log::info(fmt::format("{}: {} {} ready{}{}", cluster_, status.ready,
-                                  status.ready == 1 ? "worker is" : "workers are",
-                                  where.empty() ? "" : " on ", where));
+            log::info(ready_text(status));
             break;
         }
         case EventKind::exit: {

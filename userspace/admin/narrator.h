@@ -12,6 +12,8 @@ namespace drover::admin {
 
 // "[::]:80, 0.0.0.0:80"; empty where nothing listens.
 std::string endpoints_text(const supervisor::Status& status);
+// "web: 4 workers are ready on 0.0.0.0:80".
+std::string ready_text(const supervisor::Status& status);
 
 class Narrator {
   public:

@@ -145,6 +145,8 @@ void answer(Commands& commands, const std::string& cluster, std::string_view lin
 
     if (request->verb == "status")
         return asker.reply(to_line(reply_ok(id, to_json(commands.status()))));
+    if (request->verb == "config")
+        return asker.reply(to_line(reply_ok(id, to_json(commands.config()))));
     if (request->verb == "events") {
         auto wants_more = follow(request->args);
         if (!wants_more) return refuse(wants_more.error());

@@ -35,6 +35,7 @@ class Commands {
 
     [[nodiscard]] virtual supervisor::Status status() const = 0;
     [[nodiscard]] virtual const std::deque<supervisor::Event>& recent_events() const = 0;
+    [[nodiscard]] virtual supervisor::Config config() const = 0;
 
     virtual void stop(std::optional<WorkerId> worker, Done done) = 0;
     virtual void restart(std::optional<WorkerId> worker, Done done) = 0;

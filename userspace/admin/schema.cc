@@ -224,6 +224,30 @@ Json to_public_json(const Status& status) {
     return json;
 }
 
+// What was given, as it was; else the default. The number of workers and the policy can have been
+// changed since.
+Json to_json(const Config& config) {
+    Json options = Json::object();
+    for (const Option& option : option_table()) {
+        if (option.name == "config") continue;
+        auto values = values_of(config, option);
+        if (option.name == "name") values = {config.name};
+        if (option.name == "cwd" && !config.cwd.empty()) values = {config.cwd};
+        if (option.name == "workers" && config.workers) values = {std::to_string(*config.workers)};
+        if (option.name == "policy")
+            values = {config.policy == Policy::custom ? config.policy.file
+                                                      : name_of(config.policy)};
+        if (values.empty() && !option.initial.empty()) values = {std::string(option.initial)};
+        if (values.empty()) continue;
+        options[key_of(option)] = option.repeatable ? Json(values) : Json(values.front());
+    }
+    return {{"v", kVersion},
+            {"cluster", config.name},
+            {"file", or_null(config.source.file)},
+            {"options", std::move(options)},
+            {"command", config.command}};
+}
+
 Json to_json(const Event& event, const std::string& cluster) {
     return {{"v", kVersion},
             {"seq", event.seq},

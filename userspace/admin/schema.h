@@ -32,6 +32,7 @@ constexpr int kMaxRequestDepth = 16;
 // The same for whoever asks: without the sentences that may have a command's arguments or an
 // environment in them.
 [[nodiscard]] Json to_public_json(const supervisor::Status& status);
+[[nodiscard]] Json to_json(const supervisor::Config& config);
 [[nodiscard]] Json to_json(const supervisor::Event& event, const std::string& cluster);
 
 // The notice that stands in a reader's stream for what it was too slow for: an event "error" with

@@ -19,6 +19,7 @@ class SupervisorCommands final : public Commands {
     [[nodiscard]] const std::deque<supervisor::Event>& recent_events() const override {
         return supervisor_.recent_events();
     }
+    [[nodiscard]] supervisor::Config config() const override { return supervisor_.config(); }
 
     void stop(std::optional<WorkerId> worker, Done done) override {
         supervisor_.stop(worker, std::move(done));

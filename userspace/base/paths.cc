@@ -45,4 +45,20 @@ Result<void> Paths::note_cgroup(const std::string& cluster) const {
     return {};
 }
 
+std::string working_folder() {
+    std::error_code error;
+    const char* logical = std::getenv("PWD");
+    if (logical != nullptr && *logical == '/' && std::filesystem::equivalent(logical, ".", error))
+        return logical;
+    return "";
+}
+
+std::string absolute_path(const std::string& path) {
+    if (path.starts_with('/')) return path;
+    std::error_code error;
+    std::filesystem::path folder = working_folder();
+    if (folder.empty()) folder = std::filesystem::current_path(error);
+    return (folder / path).string();
+}
+
 }  // namespace drover

@@ -46,4 +46,12 @@ struct Paths {
     }
 };
 
+// The working folder as the user sees it: where that is by way of a symbolic link (a release's
+// folder), what is looked for in it later is looked for in what the link points to then. "" where
+// nobody says.
+std::string working_folder();
+
+// A path that is relative to the working folder.
+std::string absolute_path(const std::string& path);
+
 }  // namespace drover

@@ -12,6 +12,8 @@
 #include "cli/cli.h"
 #include "cli/client.h"
 #include "cli/clusters.h"
+#include "cli/completion.h"
+#include "cli/config_verbs.h"
 #include "cli/connection.h"
 #include "cli/render.h"
 #include "cli/terminal.h"
@@ -258,6 +260,8 @@ Result<Json> status_of(const std::string& cluster, const Paths& paths) {
 int run_client(const Invocation& given, const Paths& paths) {
     if (given.verb == "ls") return list_clusters(given, paths);
     if (given.verb == "top" && !given.json) return run_top(given.cluster, paths);
+    if (given.verb == "config check") return check_config(given);
+    if (given.verb == "completion") return print_completion(given.arguments.front());
     auto cluster = choose_cluster(given.cluster, find_clusters(paths));
     if (!cluster) return complain(cluster.error());
     auto invocation = given;
@@ -267,6 +271,7 @@ int run_client(const Invocation& given, const Paths& paths) {
     if (!connection) return complain(connection.error());
     if (invocation.verb == "status" || invocation.verb == "top")  // top --json
         return show_status(*connection, invocation);
+    if (invocation.verb == "config show") return show_config(*connection, invocation);
     if (invocation.verb == "events") return show_events(*connection, invocation);
     if (invocation.verb == "upgrade") return upgrade(*connection, invocation, paths);
     for (const char* verb : {"reload", "promote", "rollback"})

@@ -9,15 +9,16 @@
 
 #include <CLI/CLI.hpp>
 #include <charconv>
-#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 
 #include "base/nearest.h"
+#include "base/paths.h"
 #include "cli/cli.h"
 #include "cli/log_query.h"
 #include "cli/terminal.h"
 #include "cli/verbs.h"
+#include "supervisor/config_file.h"
 
 #ifndef DROVER_VERSION
 #define DROVER_VERSION "unknown"
@@ -85,13 +86,6 @@ Result<void> set_options(const Options& options, supervisor::Config& config) {
     return {};
 }
 
-// The master may stand in another folder.
-std::string from_anywhere(std::string_view option, const std::string& value) {
-    bool is_path = option == "cwd" || option == "env-file" ||
-                   (option == "policy" && supervisor::parse_policy(value)->file == value);
-    return is_path ? std::filesystem::absolute(value).string() : value;
-}
-
 // What changes in a reload: checked here, so that the master is not asked for what cannot be.
 Result<void> set_changes(const Options& options, Invocation& invocation) {
     supervisor::Config ignored;
@@ -105,7 +99,9 @@ Result<void> set_changes(const Options& options, Invocation& invocation) {
             return refuse(fmt::format("--{} is given twice", option.name));
         for (const auto& value : values) {
             if (auto set = supervisor::set_option(ignored, option.name, value); !set) return set;
-            invocation.changes.emplace_back(option.name, from_anywhere(option.name, value));
+            // The master may stand in another folder.
+            invocation.changes.emplace_back(
+                option.name, supervisor::is_path(option) ? absolute_path(value) : value);
         }
     }
     return {};
@@ -140,13 +136,12 @@ Result<void> parse_reload(const Options& options, Invocation& invocation) {
 }
 
 // install NAME, before what run has, too.
-Result<void> take_name(Words& words, Invocation& invocation, const Verb& verb) {
+Result<std::string> take_name(Words& words, const Verb& verb) {
     if (words.empty() || words.front().starts_with('-'))
         return refuse(fmt::format("{} needs a name first: {}", verb.name, usage_of(verb)));
-    if (auto checked = supervisor::check_name(words.front()); !checked) return checked;
-    invocation.config.name = words.front();
+    auto name = words.front();
     words.erase(words.begin());
-    return {};
+    return name;
 }
 
 // The options of a command line that systemd is to repeat.
@@ -155,7 +150,8 @@ Result<void> keep_options(const Options& options, Invocation& invocation) {
         for (const auto& value : options.values.at(option.name)->results()) {
             if (option.name == "name")
                 return refuse("--name: the name stands behind install already");
-            invocation.changes.emplace_back(option.name, from_anywhere(option.name, value));
+            invocation.changes.emplace_back(
+                option.name, supervisor::is_path(option) ? absolute_path(value) : value);
         }
     return {};
 }
@@ -176,6 +172,15 @@ Result<void> parse_logs(const Options& options, Invocation& invocation) {
     if (!time) return wrap(time.error(), "--since");
     invocation.since = *time;
     return {};
+}
+
+// run and start with --config take a cluster's name in front of the command or of more options:
+// takes it out of the words, of which `rest` are the last ones.
+std::optional<std::string> take_cluster(const Options& options, const Words& rest, Words& words) {
+    bool has_file = !options.values.at("config")->results().empty();
+    if (!has_file || rest.empty() || rest.front().starts_with('-')) return std::nullopt;
+    words.erase(words.end() - static_cast<ptrdiff_t>(rest.size()));
+    return rest.front();
 }
 
 // The options that CLI11 did not know are in `rest`, in front of the command.
@@ -236,6 +241,8 @@ Result<void> check_argument(const Verb& verb, const std::string& text) {
             return refuse(fmt::format("weight: \"{}\" is not a number from 1 to 100: {}", text,
                                       usage_of(verb)));
     }
+    if (verb.name == "completion" && text != "bash" && text != "zsh")
+        return refuse(fmt::format("completion: \"{}\" is neither bash nor zsh", text));
     if (verb.name == "signal")
         if (auto signal = supervisor::parse_signal(text); !signal)
             return wrap(signal.error(), "signal");
@@ -292,21 +299,76 @@ Error translate(const CLI::ParseError& error, const std::string& last_word) {
     return {"usage", escape(error.what()), 0};
 }
 
+// Splits the words. False: the help was asked for.
+Result<bool> split(Options& options, Words words) {
+    std::string last_word = words.empty() ? "" : words.back();
+    std::reverse(words.begin(), words.end());  // as CLI11 wants it
+    try {
+        options.app.parse(std::move(words));
+    } catch (const CLI::CallForHelp&) {
+        return false;
+    } catch (const CLI::ParseError& error) {
+        return tl::unexpected(translate(error, last_word));
+    }
+    return true;
+}
+
+// run, start, install. `cluster` is "" where none was named in front of the command.
+Result<std::optional<Invocation>> parse_command(const Verb& verb, Words words,
+                                                const std::string& cluster) {
+    Invocation invocation;
+    invocation.verb = verb.name;
+    Options options(verb);
+    if (verb.target == Target::install) {
+        options.app.add_flag("--print", invocation.print);
+        options.app.add_flag("--no-start", invocation.no_start);
+    }
+    auto is_split = split(options, words);
+    if (!is_split) return tl::unexpected(is_split.error());
+    if (!*is_split) return std::nullopt;
+    auto rest = options.app.remaining();
+    auto named = take_cluster(options, rest, words);
+    if (named && !cluster.empty())
+        return refuse(fmt::format("one word too many, \"{}\": a command stands behind --", *named));
+    if (named) return parse_command(verb, std::move(words), *named);
+
+    auto command = command_of(options, rest);
+    if (!command) return tl::unexpected(command.error());
+    if (verb.target == Target::install) {
+        invocation.command = *command;
+        if (auto kept = keep_options(options, invocation); !kept)
+            return tl::unexpected(kept.error());
+    }
+    if (auto set = set_options(options, invocation.config); !set)
+        return tl::unexpected(set.error());
+    if (!cluster.empty() && !invocation.config.name.empty())
+        return refuse(fmt::format("the cluster is named twice, {} and --name {}", cluster,
+                                  invocation.config.name));
+    if (!cluster.empty())
+        if (auto set = supervisor::set_option(invocation.config, "name", cluster); !set)
+            return tl::unexpected(set.error());
+    invocation.config.command = std::move(*command);
+    auto config = supervisor::configure(std::move(invocation.config));
+    if (!config) return tl::unexpected(config.error());
+    invocation.config = std::move(*config);
+    invocation.cluster = invocation.config.name;
+    return invocation;
+}
+
 // Nothing: the help was asked for.
 Result<std::optional<Invocation>> parse_verb(const Verb& verb, Words words) {
+    if (verb.target == Target::command) return parse_command(verb, std::move(words), "");
+    if (verb.target == Target::install) {
+        if (words == Words{"--help"} || words == Words{"-h"}) return std::nullopt;
+        auto name = take_name(words, verb);
+        if (!name) return tl::unexpected(name.error());
+        return parse_command(verb, std::move(words), *name);
+    }
     Invocation invocation;
     invocation.verb = verb.name;
     Options options(verb);
     if (verb.json) options.app.add_flag("--json", invocation.json);
     if (verb.follow) options.app.add_flag("-f,--follow", invocation.follow);
-    if (verb.target == Target::install) {
-        options.app.add_flag("--print", invocation.print);
-        options.app.add_flag("--no-start", invocation.no_start);
-        bool asks_for_help = words == Words{"--help"} || words == Words{"-h"};
-        if (asks_for_help) return std::nullopt;
-        if (auto named = take_name(words, invocation, verb); !named)
-            return tl::unexpected(named.error());
-    }
     if (verb.name == "logs") {
         options.add("lines", "-n,--lines");
         options.add("since", "--since");
@@ -321,43 +383,18 @@ Result<std::optional<Invocation>> parse_verb(const Verb& verb, Words words) {
                 return refuse(fmt::format("there is no command behind --: {}", usage_of(verb)));
         }
     }
-    std::string last_word = words.empty() ? "" : words.back();
-    std::reverse(words.begin(), words.end());  // as CLI11 wants it
-    try {
-        options.app.parse(std::move(words));
-    } catch (const CLI::CallForHelp&) {
-        return std::nullopt;
-    } catch (const CLI::ParseError& error) {
-        return tl::unexpected(translate(error, last_word));
-    }
-
-    auto rest = options.app.remaining();
-    if (verb.target != Target::command && verb.target != Target::install) {
-        auto parsed = words_of(options, rest);
-        if (!parsed) return tl::unexpected(parsed.error());
-        auto understood = parse_words(verb, std::move(*parsed), invocation);
-        if (!understood) return tl::unexpected(understood.error());
-        if (verb.target == Target::reload)
-            if (auto reload = parse_reload(options, invocation); !reload)
-                return tl::unexpected(reload.error());
-        if (verb.name == "logs")
-            if (auto logs = parse_logs(options, invocation); !logs)
-                return tl::unexpected(logs.error());
-        return invocation;
-    }
-
-    auto command = command_of(options, rest);
-    if (!command) return tl::unexpected(command.error());
-    if (auto set = set_options(options, invocation.config); !set)
-        return tl::unexpected(set.error());
-    invocation.config.command = std::move(*command);
-    auto config = supervisor::complete(std::move(invocation.config));
-    if (!config) return tl::unexpected(config.error());
-    invocation.config = std::move(*config);
-    invocation.cluster = invocation.config.name;
-    if (verb.target != Target::install) return invocation;
-    invocation.command = invocation.config.command;
-    if (auto kept = keep_options(options, invocation); !kept) return tl::unexpected(kept.error());
+    auto is_split = split(options, std::move(words));
+    if (!is_split) return tl::unexpected(is_split.error());
+    if (!*is_split) return std::nullopt;
+    auto parsed = words_of(options, options.app.remaining());
+    if (!parsed) return tl::unexpected(parsed.error());
+    auto understood = parse_words(verb, std::move(*parsed), invocation);
+    if (!understood) return tl::unexpected(understood.error());
+    if (verb.target == Target::reload)
+        if (auto reload = parse_reload(options, invocation); !reload)
+            return tl::unexpected(reload.error());
+    if (verb.name == "logs")
+        if (auto logs = parse_logs(options, invocation); !logs) return tl::unexpected(logs.error());
     return invocation;
 }
 
@@ -373,11 +410,26 @@ int print_help(const Verb* verb) {
 }
 
 int complain_about_verb(const std::string& word) {
+    std::string longer;  // "config" → "config check" and "config show"
+    for (const auto& verb : verbs())
+        if (verb.name.starts_with(word + " "))
+            longer += fmt::format("{} {}", longer.empty() ? "" : " or", usage_of(verb));
+    if (!longer.empty()) return complain(fmt::format("{} what? Write{}", word, longer));
     auto shown = escape(word);
     if (auto meant = verb_meant_by(word))
         return complain(fmt::format("no verb \"{}\": did you mean \"{}\"?", shown, *meant));
     return complain(fmt::format(
         "no verb \"{0}\": see \"drover help\"; a command: \"drover run -- {0}\"", shown));
+}
+
+// The verb of that word, or of that and the next one, which is taken away then.
+const Verb* take_verb(const std::string& first, Words& rest) {
+    if (!rest.empty())
+        if (const Verb* verb = find_verb(fmt::format("{} {}", first, rest.front()))) {
+            rest.erase(rest.begin());
+            return verb;
+        }
+    return find_verb(first);
 }
 
 int complain_about_option(const std::string& word) {
@@ -407,12 +459,14 @@ tl::expected<Invocation, int> parse(int argc, const char* const* argv) {
     if (first == "--help" || first == "-h") first = "help";
     if (first.starts_with('-')) return tl::unexpected(complain_about_option(first));
 
-    const Verb* verb = find_verb(first);
+    const Verb* verb = take_verb(first, words);
     if (verb == nullptr) return tl::unexpected(complain_about_verb(first));
     if (verb->name == "help") {
-        const Verb* about = words.empty() ? nullptr : find_verb(words.front());
-        bool known = words.empty() || about != nullptr;
-        return tl::unexpected(known ? print_help(about) : complain_about_verb(words.front()));
+        if (words.empty()) return tl::unexpected(print_help(nullptr));
+        auto word = words.front();
+        words.erase(words.begin());
+        const Verb* about = take_verb(word, words);
+        return tl::unexpected(about != nullptr ? print_help(about) : complain_about_verb(word));
     }
 
     auto invocation = parse_verb(*verb, std::move(words));

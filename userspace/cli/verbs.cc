@@ -90,10 +90,14 @@ std::string other_options(const Verb& verb, bool color) {
 std::string about_target(const Verb& verb) {
     switch (verb.target) {
         case Target::none:
-        case Target::command:
         case Target::install:
         case Target::name:
             return "";
+        case Target::command:
+            return fmt::format(
+                "With a file: drover {} --config FILE [CLUSTER]. The name may be left out where\n"
+                "the file has just one. Options and a command behind -- win over the file.\n",
+                verb.name);
         case Target::cluster:
         case Target::reload:
             return "CLUSTER may be left out where just one runs.\n";
@@ -117,6 +121,8 @@ const std::vector<Verb>& verbs() {
     static const std::vector<Verb> table = {
         {"run", "run", Target::command, "", "run a cluster of workers in the foreground", false,
          false},
+        {"start", "run", Target::command, "", "the same in the background; waits until it is ready",
+         false, false},
         {"install", "run", Target::install, "", "run it as a systemd service, now and at each boot",
          false, false},
         {"uninstall", "run", Target::name, "", "end that service and remove it", false, false},
@@ -152,6 +158,12 @@ const std::vector<Verb>& verbs() {
         {"policy", "change", Target::cluster, "POLICY|FILE.o", "change how connections are spread",
          false, false},
         {"stop", "change", Target::cluster_or_worker, "", "drain and end workers, or all of it",
+         false, false},
+        {"config check", "look", Target::none, "FILE", "whether a configuration file is right",
+         true, false},
+        {"config show", "look", Target::cluster, "", "the configuration of a cluster, as TOML",
+         true, false},
+        {"completion", "look", Target::none, "bash|zsh", "a script that completes words in a shell",
          false, false},
         {"help", "look", Target::none, "VERB", "this text, or all about one verb", false, false},
     };

@@ -3,8 +3,8 @@
 // The table of options, and what follows from several of them together. The values' parsers are in
 // config_parse.cc, the name that a command gets by itself in config_name.cc.
 //
-// A new option is one row here and one field in Config: the command line, its help and (later) the
-// TOML file read the table.
+// A new option is one row here and one field in Config: the command line, its help, the
+// configuration file, the completion and the man pages read the table.
 #include "supervisor/config.h"
 
 #include <fmt/format.h>
@@ -261,10 +261,29 @@ int cpus_by_affinity() {
 
 }  // namespace
 
+namespace {
+
+Result<void> set_config_file(Config& config, const std::string& text) {
+    if (text.empty()) return fail("usage", "the value is empty");
+    config.source.file = text;
+    return {};
+}
+
+template <class T, size_t N>
+std::vector<std::string_view> names_of(const Choice<T> (&choices)[N]) {
+    std::vector<std::string_view> names;
+    for (const auto& choice : choices) names.push_back(choice.name);
+    return names;
+}
+
+}  // namespace
+
 const std::vector<Option>& option_table() {
     constexpr std::string_view kWhole = "it is the whole cluster's; stop it and start it anew";
     // name, letter, argument, initial, help, repeatable, set, fixed
     static const std::vector<Option> table = {
+        {"config", 0, "FILE", "", "a TOML file of options, of one cluster or several", false,
+         set_config_file},
         {"name", 0, "NAME", "", "name of the cluster; by default from the command", false,
          into(&Config::name, parse_cluster_name), kWhole},
         {"workers", 'n', "N", "auto", "how many workers, 1 to 256; auto: the usable CPUs", false,
@@ -346,6 +365,44 @@ const Option* find_option(std::string_view name) {
     for (const auto& option : option_table())
         if (option.name == name) return &option;
     return nullptr;
+}
+
+std::string key_of(const Option& option) {
+    std::string key(option.name);
+    std::replace(key.begin(), key.end(), '-', '_');
+    return key;
+}
+
+bool is_path(const Option& option) {
+    return option.argument == "FILE" || option.argument == "FOLDER";
+}
+
+bool is_number(const Option& option) {
+    constexpr std::string_view kNumbers[] = {"N",    "[ADDR:]PORT", "V4[/V6]", "USER",    "GROUP",
+                                             "SIZE", "SIGNAL",      "OCTAL",   "DURATION"};
+    return std::ranges::find(kNumbers, option.argument) != std::end(kNumbers);
+}
+
+bool adds_up(const Option& option) {
+    return option.name == "env" || option.name == "env-file";
+}
+
+std::vector<std::string_view> choices_of(const Option& option) {
+    if (option.name == "policy") return names_of(kPolicies);
+    if (option.name == "restart") return names_of(kRestarts);
+    if (option.name == "ready") return names_of(kReadies);
+    if (option.name == "ipc") return names_of(kIpcs);
+    return {};
+}
+
+std::vector<std::string> values_of(const Config& config, const Option& option) {
+    std::vector<std::string> values;
+    for (const auto& [name, value] : config.given.all) {
+        if (name != option.name) continue;
+        if (!option.repeatable) values.clear();
+        values.push_back(value);
+    }
+    return values;
 }
 
 Result<void> set_option(Config& config, std::string_view name, const std::string& value) {

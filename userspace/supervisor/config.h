@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // What the user asked for. One table (option_table) is the source of the command line's options,
-// their help texts and, later, the TOML keys and the man page.
+// their help texts, the keys of a configuration file, the completion and the man pages.
 #pragma once
 
 #include <sys/types.h>
@@ -85,8 +85,18 @@ struct GivenOptions {
     bool operator==(const GivenOptions&) const { return true; }
 };
 
+// Where a configuration comes from: by this a reload puts it together anew.
+struct Source {
+    std::string file;  // of --config, absolute; "": there is none, and the rest is empty
+    // Of the command line; they win over the file.
+    std::vector<std::pair<std::string, std::string>> options;
+    std::vector<std::string> command;  // empty: the file's
+    bool operator==(const Source&) const = default;
+};
+
 struct Config {
-    GivenOptions given;          // by set_option()
+    GivenOptions given;  // by set_option()
+    Source source;
     std::string name;            // empty: derived from the command
     std::optional<int> workers;  // nothing: auto
     std::vector<Port> ports;     // empty: every port that the workers bind
@@ -144,6 +154,22 @@ struct Option {
 const std::vector<Option>& option_table();
 
 const Option* find_option(std::string_view name);  // nullptr where there is none
+
+// "drain-timeout" → "drain_timeout", as it is called in a file.
+std::string key_of(const Option& option);
+// Whether its value is a path, which is relative to where it was written.
+bool is_path(const Option& option);
+// Whether its value can be a number.
+bool is_number(const Option& option);
+// Whether a further place (a file's table, the command line, a reload) adds to it; else it
+// replaces.
+bool adds_up(const Option& option);
+// The words that it takes, where these are few: "always", "on-failure", "never".
+std::vector<std::string_view> choices_of(const Option& option);
+
+// What it was set to: of an option that is not repeatable the last value. Empty: it is as by
+// default.
+std::vector<std::string> values_of(const Config& config, const Option& option);
 
 // Sets one option by name; the error names the option, the value and what is allowed.
 Result<void> set_option(Config& config, std::string_view name, const std::string& value);

@@ -33,6 +33,19 @@ struct ReloadRequest {
 // change while the cluster runs; the text names it.
 Result<Config> changed_config(Config base, const ReloadRequest& request);
 
+// The same where the cluster has a file, or gets one (the option `config`): that is read anew. What
+// was said on the command line, at the start or in a reload, wins over it. Where the file's number
+// of workers or policy is another than it was, that is told: both can change while the cluster
+// runs. Error "usage": what it cannot be, with the file's line.
+struct Changed {
+    Config config;
+    std::optional<PolicyChoice> policy;
+    std::optional<int> workers;
+};
+Result<Changed> changed_by_file(const Config& before, const ReloadRequest& request);
+// Whether it is that.
+bool is_by_file(const Config& before, const ReloadRequest& request);
+
 class Rollout {
   public:
     Rollout(std::vector<int> instances, int parallel)

@@ -42,10 +42,30 @@ void Supervisor::reload(const ReloadRequest& request, Done done) {
                                      trial_->generation, config_.name, config_.name)));
     Config base = *stable_.config;
     base.policy = config_.policy;
+    if (is_by_file(base, request)) return reload_by_file(base, request, std::move(done));
     auto changed = changed_config(std::move(base), request);
     if (!changed) return done(tl::unexpected(changed.error()));
     if (auto read = read_env_files(*changed); !read) return done(read);
     roll_out(std::move(*changed), request, std::move(done));
+}
+
+// When the release serves, what else has changed in the file follows.
+void Supervisor::reload_by_file(const Config& base, const ReloadRequest& request, Done done) {
+    auto changed = changed_by_file(base, request);
+    if (!changed) return done(tl::unexpected(changed.error()));
+    if (auto read = read_env_files(changed->config); !read) return done(read);
+    auto rest = [this, policy = changed->policy, workers = changed->workers,
+                 done = std::move(done)](const Result<void>& served) {
+        if (!served) return done(served);
+        if (policy) {
+            Result<void> set;
+            this->policy(*policy, [&set](Result<void> result) { set = std::move(result); });
+            if (!set) return done(set);
+        }
+        if (workers) return scale(*workers, done);
+        done({});
+    };
+    roll_out(std::move(changed->config), request, std::move(rest));
 }
 
 void Supervisor::reload_as(Config config, Done done) {

@@ -29,9 +29,27 @@ std::string path_of(const Paths& paths, const std::string& cluster) {
 
 // As the user gave it: each option as a text, so that it is read back by what read it first.
 Json to_json(const Config& config) {
-    return {{"name", config.name},         {"cwd", config.cwd},
-            {"options", config.given.all}, {"command", config.command},
-            {"file_env", config.file_env}, {"workers", config.workers.value_or(1)}};
+    return {{"name", config.name},
+            {"cwd", config.cwd},
+            {"options", config.given.all},
+            {"command", config.command},
+            {"file_env", config.file_env},
+            {"workers", config.workers.value_or(1)},
+            {"source",
+             {{"file", config.source.file},
+              {"options", config.source.options},
+              {"command", config.source.command}}}};
+}
+
+// Absent from what an older drover wrote down: then there was no file.
+Source source_of(const Json& config) {
+    Source source;
+    if (!config.contains("source")) return source;
+    const Json& json = config.at("source");
+    source.file = json.at("file");
+    source.options = json.at("options").get<std::vector<std::pair<std::string, std::string>>>();
+    source.command = json.at("command").get<std::vector<std::string>>();
+    return source;
 }
 
 Result<Config> config_of(const Json& json) {
@@ -44,6 +62,7 @@ Result<Config> config_of(const Json& json) {
     config.command = json.at("command").get<std::vector<std::string>>();
     config.file_env = json.at("file_env").get<std::vector<std::string>>();
     config.workers = json.at("workers").get<int>();
+    config.source = source_of(json);
     return complete(std::move(config));
 }
 
@@ -152,23 +171,6 @@ Result<SavedState> parse_saved_state(const std::string& text) {
     }
 }
 
-namespace {
-
-using Values = std::vector<std::string>;
-
-Values values_of(const Config& config, std::string_view option) {
-    Values values;
-    const Option* known = find_option(option);
-    for (const auto& [name, value] : config.given.all) {
-        if (name != option) continue;
-        if (known != nullptr && !known->repeatable) values.clear();  // the last one counts
-        values.push_back(value);
-    }
-    return values;
-}
-
-}  // namespace
-
 Result<Changes> changes_since(const SavedState& saved, const Config& wanted) {
     Changes changes;
     changes.before = saved.releases.at(saved.stable);
@@ -177,8 +179,8 @@ Result<Changes> changes_since(const SavedState& saved, const Config& wanted) {
     bool differs = wanted.command != changes.before.command || wanted.cwd != changes.before.cwd ||
                    wanted.file_env != changes.before.file_env;
     for (const Option& option : option_table()) {
-        if (option.name == "name") continue;
-        auto now = values_of(wanted, option.name), before = values_of(changes.before, option.name);
+        if (option.name == "name" || option.name == "config") continue;
+        auto now = values_of(wanted, option), before = values_of(changes.before, option);
         if (option.name == "policy") {
             if (!now.empty() && wanted.policy != changes.before.policy)
                 changes.policy = wanted.policy;

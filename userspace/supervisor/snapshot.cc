@@ -9,6 +9,13 @@
 
 namespace drover::supervisor {
 
+Config Supervisor::config() const {
+    Config config = *stable_.config;
+    config.policy = config_.policy;
+    config.workers = static_cast<int>(instances_.size());
+    return config;
+}
+
 Status Supervisor::status() const {
     Numbers numbers = effects_.numbers();
     Status status;

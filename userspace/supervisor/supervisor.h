@@ -54,6 +54,8 @@ class Supervisor : public WorkerObserver {
     // Nouns.
     [[nodiscard]] Status status() const;
     [[nodiscard]] bool is_stopping() const { return stopping_; }
+    // What is served, with the policy and the number of workers of now.
+    [[nodiscard]] Config config() const;
     // The last 1,000; fewer where messages among them hold more than 2 MiB.
     [[nodiscard]] const std::deque<Event>& recent_events() const;
 
@@ -70,8 +72,10 @@ class Supervisor : public WorkerObserver {
     void signal(std::optional<WorkerId> worker, int number, Done done);
     // Replaces each instance's worker by one of the changed configuration: the new one first, and
     // when it is well the old one is drained. Done when all are replaced; with a canary, when its
-    // instances are. Errors: usage, bad-state, reload-failed (then the workers that have not been
-    // replaced serve on, and the text has the reason and the new one's last lines).
+    // instances are. A cluster with a configuration file reads it anew, and then gets the policy
+    // and the number of workers that have changed in it, too. Errors: usage, bad-state,
+    // reload-failed (then the workers that have not been replaced serve on, and the text has the
+    // reason and the new one's last lines).
     void reload(const ReloadRequest& request, Done done);
     // The same to a configuration as a whole.
     void reload_as(Config config, Done done);
@@ -216,6 +220,7 @@ class Supervisor : public WorkerObserver {
     void tell_reload(const Running& running, ReloadPhase phase, const Worker* worker = nullptr,
                      const std::string& error = "");
     [[nodiscard]] std::vector<int> instances_not_of(int generation) const;
+    void reload_by_file(const Config& base, const ReloadRequest& request, Done done);
     void roll_out(Config config, const ReloadRequest& request, Done done);
     [[nodiscard]] Result<void> may_roll_out() const;
     [[nodiscard]] Result<void> busy() const;
