@@ -110,7 +110,7 @@ class Sandbox {
     [[nodiscard]] std::string path(const std::string& name) const { return folder_ + "/" + name; }
     [[nodiscard]] std::string cgroup() const { return cgroup_; }
     [[nodiscard]] std::string run_folder() const { return folder_ + "/run"; }
-    [[nodiscard]] std::string log_folder() const { return folder_ + "/log"; }
+    [[nodiscard]] std::string log_folder() const { return folder_ + "/var-log"; }
 
     // Starts a program in the sandbox (DROVER_* point into it).
     Child start(Start start);
