@@ -186,6 +186,9 @@ Result<void> check_argument(const Verb& verb, const std::string& text) {
             return refuse(fmt::format("weight: \"{}\" is not a number from 1 to 100: {}", text,
                                       usage_of(verb)));
     }
+    if (verb.name == "probe" && !supervisor::is_http_path(text))
+        return refuse(
+            fmt::format("probe: \"{}\" is no path like /health: {}", escape(text), usage_of(verb)));
     if (verb.name == "signal")
         if (auto signal = supervisor::parse_signal(text); !signal)
             return wrap(signal.error(), "signal");

@@ -17,6 +17,11 @@ int64_t Steering::live(uint32_t worker) const {
     return found == members_.end() ? 0 : slots_->read(found->second.slot).live;
 }
 
+uint64_t Steering::moved_from(uint32_t worker) const {
+    auto found = members_.find(worker);
+    return found == members_.end() ? 0 : slots_->read(found->second.slot).moved_out_total;
+}
+
 std::map<uint32_t, WorkerCounts> Steering::counts() const {
     std::unordered_map<uint64_t, uint32_t> queued;
     if (auto sockets = list_sockets(kListening))

@@ -27,6 +27,7 @@ Status Supervisor::status() const {
         out.pid = worker.pid;
         out.state = worker.state;
         if (worker.stalled_since) out.flags.emplace_back("stalled");
+        if (worker.health.is_unhealthy) out.flags.emplace_back("unhealthy");
         if (worker.held) out.flags.emplace_back("held");
         if (!worker.reason.empty()) out.reason = worker.reason;
         if (worker.is_candidate && worker.reason.empty()) out.reason = candidate_text(worker);
@@ -57,7 +58,10 @@ Status Supervisor::status() const {
         std::ranges::sort(out.active);
         status.groups.push_back(std::move(out));
     }
-    status.state = stopping_ ? "stopping" : status.ready < status.wanted ? "degraded" : "running";
+    status.state = stopping_ || leave_timer_.is_active() ? "stopping"
+                   : status.ready < status.wanted        ? "degraded"
+                                                         : "running";
+    status.is_drained = is_drained_;
     status.decisions_total = numbers.decisions;
     status.corrections_total = numbers.corrections_total;
     status.moved_total = numbers.moved_total;
