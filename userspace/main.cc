@@ -14,6 +14,7 @@
 #include <sstream>
 #include <string>
 
+#include "admin/agent.h"
 #include "admin/controller.h"
 #include "admin/narrator.h"
 #include "admin/server.h"
@@ -192,24 +193,30 @@ int run_master(supervisor::Config config, const Paths& paths, const std::string&
     });
     auto server =
         admin::ControlServer::open(*loop, paths.control_socket(config.name), config.name, commands);
-    if (!server) {
-        if (!saved) (*effects)->close([] {});
-        if (!saved) supervisor::remove_run_folder(paths, config.name);
-        return refuse(server.error());
-    }
+    auto give_up = [&](const Error& error) {
+        if (server) server->reset();
+        if (saved) return refuse(error);  // what lives on is the next one's to take over
+        (*effects)->close([&] { loop->exit(cli::kFailed); });
+        (void)loop->run();
+        supervisor::remove_run_folder(paths, config.name);
+        return refuse(error);
+    };
+    if (!server) return give_up(server.error());
     audience.attach(cluster, **server);
 
     std::unique_ptr<admin::Controller> controller;
     if (!config.controller.empty()) {
         auto opened = open_controller(config, paths, *loop, **effects, commands, cluster);
-        if (!opened) {
-            server->reset();
-            if (!saved) (*effects)->close([] {});
-            if (!saved) supervisor::remove_run_folder(paths, config.name);
-            return refuse(opened.error());
-        }
+        if (!opened) return give_up(opened.error());
         controller = std::move(*opened);
         audience.attach_controller(controller.get());
+    }
+
+    std::unique_ptr<admin::Agent> agent;
+    if (config.agent) {
+        auto opened = admin::Agent::open(*loop, *config.agent, [&] { return cluster.status(); });
+        if (!opened) return give_up(opened.error());
+        agent = std::move(*opened);
     }
 
     // 6. Signals: the first asks for a drained end, the second for a quick one.
@@ -235,6 +242,7 @@ int run_master(supervisor::Config config, const Paths& paths, const std::string&
     auto on_over = [&](int status) {
         leave = loop->soon([&, status] {
             audience.detach_all();
+            agent.reset();
             server->reset();  // nobody may ask for what is being taken down
             auto close = [&effects, &loop, status] {
                 (*effects)->close([&loop, status] { loop->exit(status); });
