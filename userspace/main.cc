@@ -14,6 +14,7 @@
 #include <sstream>
 #include <string>
 
+#include "admin/agent.h"
 #include "admin/controller.h"
 #include "admin/http.h"
 #include "admin/narrator.h"
@@ -262,11 +263,15 @@ int run_master(supervisor::Config config, Paths paths, const std::string& progra
     });
     auto server =
         admin::ControlServer::open(*loop, paths.control_socket(config.name), config.name, commands);
-    if (!server) {
-        if (!saved) (*effects)->close([] {});
-        if (!saved) supervisor::remove_run_folder(paths, config.name);
-        return refuse(server.error());
-    }
+    auto give_up = [&](const Error& error) {
+        if (server) server->reset();
+        if (saved) return refuse(error);  // what lives on is the next one's to take over
+        (*effects)->close([&] { loop->exit(cli::kFailed); });
+        (void)loop->run();
+        supervisor::remove_run_folder(paths, config.name);
+        return refuse(error);
+    };
+    if (!server) return give_up(server.error());
     audience.attach(cluster, **server);
     std::optional<admin::StartWatch> start_watch;
     if (starter.is_open())
@@ -275,12 +280,7 @@ int run_master(supervisor::Config config, Paths paths, const std::string& progra
     std::unique_ptr<admin::Controller> controller;
     if (!config.controller.empty()) {
         auto opened = open_controller(config, paths, *loop, **effects, commands, cluster);
-        if (!opened) {
-            server->reset();
-            if (!saved) (*effects)->close([] {});
-            if (!saved) supervisor::remove_run_folder(paths, config.name);
-            return refuse(opened.error());
-        }
+        if (!opened) return give_up(opened.error());
         controller = std::move(*opened);
         audience.attach_controller(controller.get());
     }
@@ -289,6 +289,13 @@ int run_master(supervisor::Config config, Paths paths, const std::string& progra
     if (admin_port && admin_port->is_open())
         http = serve_admin_port(*loop, std::move(*admin_port), cluster, audience);
     if (http) upgrade.pass_on(admin::kAdminFd, http->listener());
+    std::unique_ptr<admin::Agent> agent;
+    if (config.agent) {
+        auto opened = admin::Agent::open(*loop, *config.agent, [&] { return cluster.status(); });
+        if (!opened && !goes_on) return give_up(opened.error());
+        if (!opened) log::error(opened.error().text);  // its workers need a master
+        if (opened) agent = std::move(*opened);
+    }
 
     // 6. Signals: the first asks for a drained end, the second for a quick one.
     bool asked_to_stop = false;
@@ -313,6 +320,7 @@ int run_master(supervisor::Config config, Paths paths, const std::string& progra
     auto on_over = [&](int status) {
         leave = loop->soon([&, status] {
             audience.detach_all();
+            agent.reset();
             server->reset();  // nobody may ask for what is being taken down
             http.reset();
             auto close = [&effects, &loop, status] {

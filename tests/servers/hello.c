@@ -10,6 +10,7 @@
 //           [--log FILE]         append one line for each request
 //           [--accept-log FILE]  count accepted and answered connections in a shared file
 //           [--exit-after-ms N]  end with status 3 so long after the start, whatever is under way
+//           [--sick-while FILE]  /health is 503 while there is such a file
 //           [--delay-listen-ms N] [--detach] [--ignore-term] [--exit CODE] [--fail-instance N]
 //
 // Paths: /             "pid P instance I worker W"
@@ -18,6 +19,7 @@
 //        /wait?MS      answers after so long, serving others meanwhile
 //        /spin?MS      computes for so long, serving nobody meanwhile
 //        /out?TEXT     prints a line                  /err?TEXT  the same on standard error
+//        /health       200, or 503         /sick, /well   from now on it is 503 or 200
 //        /exit?CODE    ends after the answer          /crash     ends by a signal, unanswered
 //        /detach       what SO_DETACH_REUSEPORT_BPF said (with --detach)
 //
@@ -78,7 +80,8 @@ static struct {
     int detach_errno;  // -1: not tried
     int64_t work_us;
     int64_t delay_listen_ms;
-    bool v6only, reuseport, block, detach;
+    bool v6only, reuseport, block, detach, sick;
+    const char* sick_while;
     struct counters* counters;
     char fds_at_start[512];
 } server = {.backlog = 4096, .log_fd = -1, .detach_errno = -1};
@@ -237,6 +240,10 @@ static void log_request(const char* path) {
     if (write(server.log_fd, line, (size_t)length) < 0) die("write the log");
 }
 
+static bool is_sick(void) {
+    return server.sick || (server.sick_while && access(server.sick_while, F_OK) == 0);
+}
+
 static void answer(int fd, const char* path, bool keep_alive) {
     static char body[kBody + 512];  // the head is put in front in the end
     static char head[256];
@@ -257,10 +264,14 @@ static void answer(int fd, const char* path, bool keep_alive) {
     }
     if (strncmp(path, "/out", 4) == 0) printf("%s\n", argument);
     if (strncmp(path, "/err", 4) == 0) fprintf(stderr, "%s\n", argument);
-    head_length = snprintf(head, sizeof(head),
-                           "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %zu\r\n"
-                           "Connection: %s\r\n\r\n",
-                           length, keep_alive ? "keep-alive" : "close");
+    if (strncmp(path, "/sick", 5) == 0) server.sick = true;
+    if (strncmp(path, "/well", 5) == 0) server.sick = false;
+    head_length = snprintf(
+        head, sizeof(head),
+        "HTTP/1.1 %s\r\nContent-Type: text/plain\r\nContent-Length: %zu\r\n"
+        "Connection: %s\r\n\r\n",
+        strncmp(path, "/health", 7) == 0 && is_sick() ? "503 Service Unavailable" : "200 OK",
+        length, keep_alive ? "keep-alive" : "close");
     log_request(path);
     // One segment: head and body together.
     memmove(body + head_length, body, length);
@@ -447,6 +458,8 @@ static void read_options(int argc, char** argv) {
             server.backlog = atoi(value);
         } else if (strcmp(name, "--work-us") == 0) {
             server.work_us = atoll(value);
+        } else if (strcmp(name, "--sick-while") == 0) {
+            server.sick_while = value;
         } else if (strcmp(name, "--delay-listen-ms") == 0) {
             server.delay_listen_ms = atoll(value);
         } else if (strcmp(name, "--exit-after-ms") == 0) {

@@ -50,9 +50,9 @@ TEST_CASE("status --json has exactly the documented shape") {
     REQUIRE(cluster.wait_ready(2));
     Json status = cluster.status();
     INFO(status.dump(1));
-    CHECK(keys_of(status) == Keys{"v", "cluster", "pid", "version", "state", "policy", "generation",
-                                  "wanted", "ready", "log", "groups", "workers", "decisions_total",
-                                  "corrections_total", "moved_total"});
+    CHECK(keys_of(status) == Keys{"v", "cluster", "pid", "version", "state", "drained", "policy",
+                                  "generation", "wanted", "ready", "log", "groups", "workers",
+                                  "decisions_total", "corrections_total", "moved_total"});
     CHECK(status["v"] == 1);
     CHECK(status["cluster"] == "web");
     CHECK(status["pid"] == cluster.master().pid());

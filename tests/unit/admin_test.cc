@@ -63,9 +63,15 @@ class FakeCommands final : public Commands {
         note(fmt::format("restart {}", worker.value_or(0)), done);
     }
     void scale(int workers, Done done) override { note(fmt::format("scale {}", workers), done); }
-    void drain(WorkerId worker, Done done) override { note(fmt::format("drain {}", worker), done); }
-    void resume(WorkerId worker, Done done) override {
-        note(fmt::format("resume {}", worker), done);
+    void drain(std::optional<WorkerId> worker, Done done) override {
+        note(fmt::format("drain {}", worker.value_or(0)), done);
+    }
+    void resume(std::optional<WorkerId> worker, Done done) override {
+        note(fmt::format("resume {}", worker.value_or(0)), done);
+    }
+    void probe(WorkerId worker, const std::string& path, Asked done) override {
+        calls.push_back(fmt::format("probe {} {}", worker, path));
+        done(worker::ProbeAnswer{200, "HTTP/1.1 200 OK", 1500us, 2, "hi"});
     }
     void weight(WorkerId worker, int weight, Done done) override {
         note(fmt::format("weight {} {}", worker, weight), done);
@@ -246,7 +252,7 @@ TEST_SUITE("admin") {
         CHECK(
             to_line(to_json(status)) ==
             R"({"v":1,"cluster":"web","pid":1,"version":"0.1.0","state":"running",)"
-            R"("policy":"least-conn","generation":2,"wanted":4,"ready":3,)"
+            R"("drained":false,"policy":"least-conn","generation":2,"wanted":4,"ready":3,)"
             R"("log":"/var/log/drover/web.log",)"
             R"("groups":[{"proto":"tcp","addr":"::","port":80,"v6only":false,"active":[0,1],)"
             R"("parked":5}],)"
@@ -518,11 +524,23 @@ TEST_SUITE("admin") {
         }
     }
 
+    TEST_CASE("a probe is answered with what the worker answered") {
+        Fixture fixture;
+        auto client = fixture.connect();
+        CHECK(
+            to_line(fixture.ask(client, "probe", R"({"worker":7,"path":"/health"})")["data"]) ==
+            R"({"status":200,"line":"HTTP/1.1 200 OK","took_ms":1.5,"body_bytes":2,"body":"hi"})");
+        CHECK(fixture.commands.calls.back() == "probe 7 /health");
+        for (const char* bad : {R"({"path":"/"})", R"({"worker":7})", R"({"worker":7,"path":"x"})",
+                                R"({"worker":7,"path":"/a b"})", R"({"worker":7,"path":1})"})
+            CHECK(fixture.ask(client, "probe", bad)["error"]["code"] == "bad-value");
+    }
+
     TEST_CASE("errors are replies, and the connection goes on") {
         Fixture fixture;
         auto client = fixture.connect();
         CHECK(fixture.ask(client, "fly")["error"]["code"] == "unknown-verb");
-        CHECK(fixture.ask(client, "drain")["error"]["code"] == "bad-value");
+        CHECK(fixture.ask(client, "rescue")["error"]["code"] == "bad-value");
         fixture.write(client, "no json\n");
         auto reply = fixture.read_line(client);
         CHECK(reply["id"].is_null());

@@ -254,6 +254,9 @@ TEST_CASE("verbs take CLUSTER[/ID] and an argument; the cluster may be left out"
     CHECK(signal.worker == 3);
     CHECK(signal.arguments == std::vector<std::string>{"HUP"});
     CHECK(good({"drain", "web/1"}).worker == 1);
+    CHECK_FALSE(good({"drain", "web"}).worker);
+    CHECK(good({"probe", "web/1", "/health?all"}).arguments ==
+          std::vector<std::string>{"/health?all"});
     for (const char* weight : {"1", "100"}) {
         auto heavy = good({"weight", "web/7", weight});
         CHECK(heavy.worker == 7);
@@ -263,8 +266,9 @@ TEST_CASE("verbs take CLUSTER[/ID] and an argument; the cluster may be left out"
 }
 
 TEST_CASE("what a verb cannot take is refused") {
-    CHECK(mentions(bad({"drain"}), "drain needs a worker: drover drain [CLUSTER]/ID"));
-    CHECK(mentions(bad({"drain", "web"}), "drain needs a worker"));
+    CHECK(mentions(bad({"weight", "2"}), "weight needs a worker: drover weight [CLUSTER]/ID"));
+    CHECK(mentions(bad({"weight", "web", "2"}), "weight needs a worker"));
+    CHECK(mentions(bad({"probe", "web/1", "health"}), "no path like /health"));
     CHECK(mentions(bad({"status", "web/1"}), "whole cluster"));
     CHECK(mentions(bad({"scale"}), "N is missing"));
     CHECK(mentions(bad({"scale", "web"}), "\"web\" is not a number from 1 to 256"));

@@ -53,6 +53,11 @@ const std::map<std::string_view, std::string> kGoodValues = {
     {"log-size", "64K"},
     {"log-keep", "3"},
     {"log-rate", "50/10s"},
+    {"health", "http:/health"},
+    {"health-interval", "2s"},
+    {"health-failures", "2"},
+    {"agent", "10.0.0.1:9000"},
+    {"stop-delay", "3s"},
 };
 
 std::string error_of(std::string_view option, const std::string& value) {
@@ -89,6 +94,29 @@ TEST_CASE("the default that the table shows is the one that Config has") {
         REQUIRE(set_option(config, option.name, std::string(option.initial)).has_value());
         CHECK(config == Config{});
     }
+}
+
+TEST_CASE("health checks and the agent: what they take, and what not") {
+    Config config;
+    REQUIRE(set_option(config, "health", "tcp").has_value());
+    CHECK(config.health == HealthCheck::tcp);
+    CHECK(config.health_path.empty());
+    REQUIRE(set_option(config, "health", "http:/a?b").has_value());
+    CHECK(config.health_path == "/a?b");
+    for (const char* bad : {"", "http", "http:", "http:a", "http:/a b", "https:/a", "listening"})
+        CHECK(mentions(error_of("health", bad), "--health"));
+    CHECK(mentions(error_of("health-interval", "50ms"), "less than 100 ms"));
+    CHECK(mentions(error_of("health-failures", "0"), "1 to 1000"));
+    REQUIRE(set_option(config, "agent", "9000").has_value());
+    CHECK(config.agent == Port{9000, "127.0.0.1"});
+    CHECK(stop_delay_of(config) == 5s);
+    REQUIRE(set_option(config, "stop-delay", "0s").has_value());
+    CHECK(stop_delay_of(config) == 0s);
+    CHECK(stop_delay_of(Config{}) == 0s);
+    config.command = {"server"};
+    config.policy = Policy::shared;
+    config.listen = {{80, "::"}};
+    CHECK(mentions(complete(config).error().text, "--health"));
 }
 
 TEST_CASE("repeatable options add up, the others replace") {

@@ -48,10 +48,13 @@ class FakeCommands final : public Commands {
         note(fmt::format("restart {}", worker.value_or(0)), done);
     }
     void scale(int workers, Done done) override { note(fmt::format("scale {}", workers), done); }
-    void drain(WorkerId worker, Done done) override { note(fmt::format("drain {}", worker), done); }
-    void resume(WorkerId worker, Done done) override {
-        note(fmt::format("resume {}", worker), done);
+    void drain(std::optional<WorkerId> worker, Done done) override {
+        note(fmt::format("drain {}", worker.value_or(0)), done);
     }
+    void resume(std::optional<WorkerId> worker, Done done) override {
+        note(fmt::format("resume {}", worker.value_or(0)), done);
+    }
+    void probe(WorkerId, const std::string&, Asked) override {}
     void weight(WorkerId, int, Done done) override { done({}); }
     void rescue(WorkerId, Done done) override { done({}); }
     void signal(std::optional<WorkerId> worker, int number, Done done) override {

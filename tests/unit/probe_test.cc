@@ -53,8 +53,9 @@ std::string outcome(const std::string& path, const std::string& bytes, bool hang
     if (!bytes.empty()) REQUIRE(::send(accepted.get(), bytes.data(), bytes.size(), 0) > 0);
     if (hang_up) ::shutdown(accepted.get(), SHUT_WR);
     std::string found = "nothing";
-    Probe probe(loop, client.get(), path, "localhost", 200ms,
-                [&](Result<void> result) { found = result ? "ok" : result.error().text; });
+    Probe probe(
+        loop, client.get(), path, "localhost", Wants::good_status, 200ms,
+        [&](const Result<ProbeAnswer>& result) { found = result ? "ok" : result.error().text; });
     for (int i = 0; i < 100 && found == "nothing"; i++) loop.run_once(20ms);
     return found;
 }
@@ -103,10 +104,67 @@ TEST_CASE("probe: a refused connection is told") {
     server.close();
     Fd client = server.connect();
     std::string found;
-    Probe probe(loop, client.get(), "", "localhost", 1s,
-                [&](Result<void> result) { found = result ? "ok" : result.error().text; });
+    Probe probe(
+        loop, client.get(), "", "localhost", Wants::good_status, 1s,
+        [&](const Result<ProbeAnswer>& result) { found = result ? "ok" : result.error().text; });
     for (int i = 0; i < 100 && found.empty(); i++) loop.run_once(20ms);
     CHECK(found == "connect: Connection refused");
+}
+
+TEST_CASE("probe: a whole answer is read, in whatever pieces it comes") {
+    std::string text = "HTTP/1.1 404 Not Found\r\nX: 1\r\ncontent-length: 7\r\n\r\nnothing";
+    for (size_t size = 1; size <= text.size(); size++) {
+        AnswerReader reader;
+        CHECK_FALSE(reader.answer());
+        for (size_t at = 0; at < text.size(); at += size) {
+            CHECK_FALSE(reader.is_whole());
+            reader.take(std::string_view(text).substr(at, size));
+        }
+        CAPTURE(size);
+        CHECK(reader.is_whole());
+        auto answer = reader.answer();
+        REQUIRE(answer);
+        CHECK(answer->status == 404);
+        CHECK(answer->line == "HTTP/1.1 404 Not Found");
+        CHECK(answer->body_bytes == 7);
+        CHECK(answer->body == "nothing");
+    }
+}
+
+TEST_CASE("probe: of a long body the beginning is kept and the rest counted") {
+    AnswerReader reader;
+    reader.take("HTTP/1.0 200 OK\n\n");
+    CHECK(reader.has_line());
+    for (int i = 0; i < 1000; i++) reader.take(std::string(1000, 'x'));
+    CHECK_FALSE(reader.is_whole());  // nobody said how long it is
+    CHECK(reader.answer()->body_bytes == 1'000'000);
+    CHECK(reader.answer()->body == std::string(200, 'x'));
+    AnswerReader endless;
+    for (int i = 0; i < 100; i++) endless.take(std::string(1000, 'x'));
+    CHECK(endless.is_broken());  // it is not waited for
+    CHECK_FALSE(endless.answer());
+    AnswerReader long_head;
+    long_head.take("HTTP/1.0 200 OK\r\n");
+    for (int i = 0; i < 100; i++) long_head.take(std::string(1000, 'x'));
+    CHECK(long_head.answer()->status == 200);
+}
+
+TEST_CASE("probe: who wants any answer gets what others call a failure") {
+    Server server;
+    auto loop = *EventLoop::open();
+    Fd client = server.connect();
+    Fd accepted = server.accept();
+    std::string text = "HTTP/1.1 503 No\r\nContent-Length: 4\r\n\r\nsick";
+    REQUIRE(::send(accepted.get(), text.data(), text.size(), 0) > 0);
+    std::optional<Result<ProbeAnswer>> found;
+    Probe probe(loop, client.get(), "/x", "localhost", Wants::whole_answer, 1s,
+                [&](Result<ProbeAnswer> result) { found = std::move(result); });
+    for (int i = 0; i < 100 && !found; i++) loop.run_once(20ms);
+    REQUIRE(found);
+    REQUIRE(*found);
+    CHECK((*found)->status == 503);
+    CHECK((*found)->body == "sick");
+    CHECK((*found)->took.count() > 0);
 }
 
 TEST_CASE("probe: the request is one GET that names its host") {
@@ -114,7 +172,8 @@ TEST_CASE("probe: the request is one GET that names its host") {
     auto loop = *EventLoop::open();
     Fd client = server.connect();
     Fd accepted = server.accept();
-    Probe probe(loop, client.get(), "/health?x=1", "[::1]:80", 1s, [](const Result<void>&) {});
+    Probe probe(loop, client.get(), "/health?x=1", "[::1]:80", Wants::good_status, 1s,
+                [](const Result<ProbeAnswer>&) {});
     for (int i = 0; i < 5; i++) loop.run_once(1ms);
     char request[512] = {};
     REQUIRE(::recv(accepted.get(), request, sizeof(request) - 1, 0) > 0);

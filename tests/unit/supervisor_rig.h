@@ -74,6 +74,10 @@ class FakeEffects : public Effects {
         CHECK(probed.insert(id).second);  // one at a time
         calls.push_back(fmt::format("probe {} {}", id, path));
     }
+    void ask(WorkerId id, const std::string& path, Asked tell) override {
+        calls.push_back(fmt::format("ask {} {}", id, path));
+        tell(worker::ProbeAnswer{200, "HTTP/1.1 200 OK", {}, 0, ""});
+    }
     void rescue(WorkerId id) override {
         CHECK(living.contains(id));
         calls.push_back(fmt::format("rescue {}", id));
@@ -206,10 +210,10 @@ class Rig : public Observer {
     auto scale(int workers) {
         return ask([&](Done done) { supervisor->scale(workers, std::move(done)); });
     }
-    auto drain(WorkerId id) {
+    auto drain(std::optional<WorkerId> id = {}) {
         return ask([&](Done done) { supervisor->drain(id, std::move(done)); });
     }
-    auto resume(WorkerId id) {
+    auto resume(std::optional<WorkerId> id = {}) {
         return ask([&](Done done) { supervisor->resume(id, std::move(done)); });
     }
     auto signal(std::optional<WorkerId> id, int number) {

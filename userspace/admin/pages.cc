@@ -29,6 +29,8 @@ Answer readiness(const Status& status) {
     answer.status = kUnavailable;
     if (status.state == "stopping") {
         answer.body = "the cluster is stopping\n";
+    } else if (status.is_drained) {
+        answer.body = "the cluster is drained: \"drover resume\" without a worker ends that\n";
     } else if (std::ranges::none_of(status.workers, is_ready)) {
         answer.body = fmt::format("no worker is ready, of {}\n", status.wanted);
     } else if (std::ranges::all_of(status.workers, [&](const WorkerStatus& worker) {

@@ -35,14 +35,14 @@ Result<void> scale(Commands& commands, const Json& args, Commands::Done done) {
 }
 
 Result<void> drain(Commands& commands, const Json& args, Commands::Done done) {
-    auto worker = required_worker(args);
+    auto worker = optional_worker(args);
     if (!worker) return tl::unexpected(worker.error());
     commands.drain(*worker, std::move(done));
     return {};
 }
 
 Result<void> resume(Commands& commands, const Json& args, Commands::Done done) {
-    auto worker = required_worker(args);
+    auto worker = optional_worker(args);
     if (!worker) return tl::unexpected(worker.error());
     commands.resume(*worker, std::move(done));
     return {};
@@ -135,6 +135,16 @@ Json recent_events(const Commands& commands, const std::string& cluster) {
     return {{"events", std::move(events)}};
 }
 
+// A noun whose answer comes later.
+Result<void> probe(Commands& commands, const Json& args, Commands::Asked done) {
+    auto worker = required_worker(args);
+    if (!worker) return tl::unexpected(worker.error());
+    auto path = probed_path(args);
+    if (!path) return tl::unexpected(path.error());
+    commands.probe(*worker, *path, std::move(done));
+    return {};
+}
+
 }  // namespace
 
 void answer(Commands& commands, const std::string& cluster, std::string_view line, Asker asker) {
@@ -156,6 +166,14 @@ void answer(Commands& commands, const std::string& cluster, std::string_view lin
         // missed or sent twice.
         if (*wants_more) asker.follow(recent.empty() ? 0 : recent.back().seq + 1);
         return asker.reply(reply);
+    }
+    if (request->verb == "probe") {
+        auto tell = [reply = asker.reply, id](const Result<worker::ProbeAnswer>& probed) {
+            reply(
+                to_line(probed ? reply_ok(id, to_json(*probed)) : reply_error(id, probed.error())));
+        };
+        if (auto asked = probe(commands, request->args, tell); !asked) refuse(asked.error());
+        return;
     }
     Verb verb = find_verb(request->verb);
     if (verb == nullptr)

@@ -20,6 +20,7 @@
 
 #include "base/result.h"
 #include "supervisor/config.h"
+#include "supervisor/effects.h"
 #include "supervisor/rollout.h"
 #include "supervisor/types.h"
 
@@ -40,8 +41,10 @@ class Commands {
     virtual void stop(std::optional<WorkerId> worker, Done done) = 0;
     virtual void restart(std::optional<WorkerId> worker, Done done) = 0;
     virtual void scale(int workers, Done done) = 0;
-    virtual void drain(WorkerId worker, Done done) = 0;
-    virtual void resume(WorkerId worker, Done done) = 0;
+    virtual void drain(std::optional<WorkerId> worker, Done done) = 0;
+    virtual void resume(std::optional<WorkerId> worker, Done done) = 0;
+    using Asked = supervisor::Effects::Asked;
+    virtual void probe(WorkerId worker, const std::string& path, Asked done) = 0;
     virtual void weight(WorkerId worker, int weight, Done done) = 0;
     virtual void rescue(WorkerId worker, Done done) = 0;
     virtual void signal(std::optional<WorkerId> worker, int number, Done done) = 0;

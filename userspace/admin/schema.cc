@@ -206,6 +206,7 @@ Json to_json(const Status& status) {
             {"pid", status.pid},
             {"version", status.version},
             {"state", status.state},
+            {"drained", status.is_drained},
             {"policy", status.policy},
             {"generation", status.generation},
             {"wanted", status.wanted},
@@ -256,6 +257,14 @@ Json to_json(const Event& event, const std::string& cluster) {
             {"event", name_of(event.kind)},
             {"worker", event.worker ? to_json(*event.worker) : Json(nullptr)},
             {"data", std::visit([](const auto& data) { return data_of(data); }, event.data)}};
+}
+
+Json to_json(const worker::ProbeAnswer& answer) {
+    return {{"status", answer.status},
+            {"line", answer.line},
+            {"took_ms", static_cast<double>(answer.took.count()) / 1000},
+            {"body_bytes", answer.body_bytes},
+            {"body", answer.body}};
 }
 
 Json lost_notice(const Event& latest, const Lost& lost, const std::string& cluster) {
@@ -325,6 +334,13 @@ Result<WorkerId> required_worker(const Json& args) {
     if (!worker) return tl::unexpected(worker.error());
     if (!*worker) return bad_value("\"worker\" is missing: the id of the worker that is meant");
     return **worker;
+}
+
+Result<std::string> probed_path(const Json& args) {
+    const Json& json = member(args, "path");
+    if (!json.is_string() || !is_http_path(json.get_ref<const std::string&>()))
+        return bad_value("\"path\" must be like \"/health\"");
+    return json.get<std::string>();
 }
 
 Result<int> worker_count(const Json& args) {

@@ -18,6 +18,7 @@
 #include "supervisor/config.h"
 #include "supervisor/rollout.h"
 #include "supervisor/types.h"
+#include "worker/probe.h"
 
 namespace drover::admin {
 
@@ -34,6 +35,7 @@ constexpr int kMaxRequestDepth = 16;
 [[nodiscard]] Json to_public_json(const supervisor::Status& status);
 [[nodiscard]] Json to_json(const supervisor::Config& config);
 [[nodiscard]] Json to_json(const supervisor::Event& event, const std::string& cluster);
+[[nodiscard]] Json to_json(const worker::ProbeAnswer& answer);
 
 // The notice that stands in a reader's stream for what it was too slow for: an event "error" with
 // the code "lost" and the counts "events" and "replies" in its data. `latest` is the latest event,
@@ -67,6 +69,8 @@ struct Request {
 // The arguments of the verbs. Error code "bad-value"; the text names the argument.
 [[nodiscard]] Result<std::optional<supervisor::WorkerId>> optional_worker(const Json& args);
 [[nodiscard]] Result<supervisor::WorkerId> required_worker(const Json& args);
+// "path": "/health".
+[[nodiscard]] Result<std::string> probed_path(const Json& args);
 [[nodiscard]] Result<int> worker_count(const Json& args);   // "n"; the range is the supervisor's
 [[nodiscard]] Result<int> weight(const Json& args);         // "weight"; likewise
 [[nodiscard]] Result<int> signal_number(const Json& args);  // "signal": "TERM", "SIGTERM" or 15

@@ -28,8 +28,13 @@ class SupervisorCommands final : public Commands {
         supervisor_.restart(worker, std::move(done));
     }
     void scale(int workers, Done done) override { supervisor_.scale(workers, std::move(done)); }
-    void drain(WorkerId worker, Done done) override { supervisor_.drain(worker, std::move(done)); }
-    void resume(WorkerId worker, Done done) override {
+    void drain(std::optional<WorkerId> worker, Done done) override {
+        supervisor_.drain(worker, std::move(done));
+    }
+    void probe(WorkerId worker, const std::string& path, Asked done) override {
+        supervisor_.probe(worker, path, std::move(done));
+    }
+    void resume(std::optional<WorkerId> worker, Done done) override {
         supervisor_.resume(worker, std::move(done));
     }
     void weight(WorkerId worker, int weight, Done done) override {

@@ -117,6 +117,17 @@ int show_status(Connection& connection, const Invocation& invocation) {
     return kDone;
 }
 
+// Done where the worker answers as one that is well.
+int probe(Connection& connection, const Invocation& invocation) {
+    auto args = args_of(invocation);
+    args["path"] = invocation.arguments.front();
+    auto answer = ask(connection, invocation.cluster, make_request("probe", args));
+    if (!answer) return complain(answer.error());
+    put(invocation.json ? dump(*answer) + "\n" : render_probe(*answer));
+    int status = answer->value("status", 0);
+    return status >= 200 && status <= 399 ? kDone : kFailed;
+}
+
 void print_event(const Json& event, const Invocation& invocation) {
     put(invocation.json ? dump(event) + "\n" : render_event(event, style_of_stdout()));
 }
@@ -149,6 +160,13 @@ std::string done_text(const Invocation& invocation) {
     if (verb == "stop") return fmt::format("stopped {}", who);
     if (verb == "restart") return fmt::format("restarted {}", who);
     if (verb == "scale") return fmt::format("{} has {} workers", who, argument);
+    if (verb == "drain" && !invocation.worker)
+        return fmt::format(
+            "load balancers are told to send nothing new to {0}; it serves on, until \"drover "
+            "resume {0}\"",
+            who);
+    if (verb == "resume" && !invocation.worker)
+        return fmt::format("load balancers may send connections to {} again", who);
     if (verb == "drain")
         return fmt::format("drained {}; it gets no new connections until \"drover resume {}\"", who,
                            who);
@@ -273,6 +291,7 @@ int run_client(const Invocation& given, const Paths& paths) {
         return show_status(*connection, invocation);
     if (invocation.verb == "config show") return show_config(*connection, invocation);
     if (invocation.verb == "events") return show_events(*connection, invocation);
+    if (invocation.verb == "probe") return probe(*connection, invocation);
     if (invocation.verb == "upgrade") return upgrade(*connection, invocation, paths);
     for (const char* verb : {"reload", "promote", "rollback"})
         if (invocation.verb == verb) return roll_out(*connection, invocation);

@@ -243,6 +243,9 @@ Result<void> check_argument(const Verb& verb, const std::string& text) {
     }
     if (verb.name == "completion" && text != "bash" && text != "zsh")
         return refuse(fmt::format("completion: \"{}\" is neither bash nor zsh", text));
+    if (verb.name == "probe" && !supervisor::is_http_path(text))
+        return refuse(
+            fmt::format("probe: \"{}\" is no path like /health: {}", escape(text), usage_of(verb)));
     if (verb.name == "signal")
         if (auto signal = supervisor::parse_signal(text); !signal)
             return wrap(signal.error(), "signal");

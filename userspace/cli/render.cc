@@ -203,6 +203,10 @@ std::string render_status(const Json& status, const Style& style) {
         {{"generation"}, {show(status, "generation")}},
         {{"log"}, {show(status, "log")}},
     };
+    if (field(status, "drained") == true)
+        head.insert(head.begin() + 2, {{"drained"},
+                                       {"load balancers are told to send nothing "
+                                        "new"}});
     for (const auto& group : field(status, "groups"))
         head.push_back({{"port"},
                         {fmt::format("{}, active instances {}, {} parked", listener(group),
@@ -228,6 +232,18 @@ std::string render_status(const Json& status, const Style& style) {
     });
     if (has_reason) rows.front().push_back({"REASON"});
     return render_table(head, style.color) + "\n" + render_table(rows, style.color);
+}
+
+std::string render_probe(const Json& answer) {
+    auto body = field(answer, "body").is_string() ? field(answer, "body").get<std::string>() : "";
+    auto bytes = number_of(answer, "body_bytes");
+    auto took = field(answer, "took_ms");
+    auto text = fmt::format("{}\n{:.1f} ms, {} bytes\n", show(answer, "line"),
+                            took.is_number() ? took.get<double>() : 0.0, bytes);
+    if (body.empty()) return text;
+    bool is_all = body.size() >= bytes;
+    while (is_all && body.ends_with('\n')) body.pop_back();
+    return text + escape_lines(body) + (is_all ? "" : "…") + "\n";
 }
 
 std::string render_event(const Json& event, const Style& style) {

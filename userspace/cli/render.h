@@ -33,6 +33,9 @@ std::string render_status(const Json& status, const Style& style);
 // `events`: one line.
 std::string render_event(const Json& event, const Style& style);
 
+// `probe`: the status line, how long it took, the beginning of the body.
+std::string render_probe(const Json& answer);
+
 // "850ms" "3.2s" "12m 5s" "3h 12m" "4d 2h".
 std::string human_duration(std::chrono::milliseconds duration);
 

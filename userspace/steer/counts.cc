@@ -24,6 +24,11 @@ uint64_t Steering::accepted_total(uint32_t worker) const {
     return slot.established_total + slot.moved_in_total - slot.moved_out_total;
 }
 
+uint64_t Steering::moved_from(uint32_t worker) const {
+    auto found = members_.find(worker);
+    return found == members_.end() ? 0 : slots_->read(found->second.slot).moved_out_total;
+}
+
 Steering::Queues Steering::read_queues() {
     Queues queued;
     if (auto sockets = list_sockets(kListening))

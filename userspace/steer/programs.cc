@@ -409,6 +409,14 @@ void Programs::unpin(const drover_pin_key& connection) {
     if (bpf_map_delete_elem(map, &connection) == 0) control().pins--;
 }
 
+void Programs::unpin_all() {
+    int map = bpf_map__fd(impl_->skeleton->maps.pins);
+    drover_pin_key key{};
+    while (bpf_map_get_next_key(map, nullptr, &key) == 0)
+        if (bpf_map_delete_elem(map, &key) != 0) break;
+    control().pins = 0;
+}
+
 int Programs::events_fd() const {
     return ring_buffer__epoll_fd(impl_->events.get());
 }

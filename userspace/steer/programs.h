@@ -89,6 +89,7 @@ class Programs {
     // has no listener. Until unpin().
     Result<void> pin(const drover_pin_key& connection, uint32_t slot);
     void unpin(const drover_pin_key& connection);
+    void unpin_all();
 
     // Readable when the programs have reported something.
     [[nodiscard]] int events_fd() const;

@@ -160,6 +160,9 @@ class Steering {
     // one that it listens on. Error "not-listening". Must end before this object.
     Result<PinnedConnection> connect_to(uint32_t worker, std::optional<int> port);
 
+    // How many connections have gone from its queue to other workers.
+    [[nodiscard]] uint64_t moved_from(uint32_t worker) const;
+
     // From now on new connections are refused instead of parked when no worker is active: the
     // cluster ends.
     void refuse_when_idle();

@@ -30,6 +30,7 @@ Result<void> Steering::take_living() {
     if (!options_.take_over) return {};
     slots_->keep_only(ids);
     programs_->untag_all_but(ids);
+    programs_->unpin_all();  // nobody makes those connections any more
     return {};
 }
 

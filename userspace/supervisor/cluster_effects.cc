@@ -21,6 +21,8 @@ namespace drover::supervisor {
 
 namespace {
 
+const Error kEnded{"ended", "the worker has ended", 0};
+
 constexpr std::chrono::milliseconds kNodeLeaves{500};  // a Node worker, when it is drained
 constexpr std::chrono::milliseconds kEmptyLook{10};    // between two looks at an emptying cgroup
 constexpr std::chrono::milliseconds kUsageAge{200};    // of what the cgroups said, at most
@@ -60,10 +62,11 @@ std::vector<steer::LivingWorker> living_of(const SavedState& saved, const std::s
         weights[instance.instance] = instance.weight;
     std::vector<steer::LivingWorker> living;
     for (const SavedWorker& worker : saved.workers)
-        living.push_back({static_cast<uint32_t>(worker.id), worker.slot, worker.instance,
-                          fmt::format("{}/w{}", cluster, worker.id),
-                          worker.is_ready && !worker.is_held && !worker.is_leaving,
-                          static_cast<uint32_t>(std::max(1, weights[worker.instance]))});
+        living.push_back(
+            {static_cast<uint32_t>(worker.id), worker.slot, worker.instance,
+             fmt::format("{}/w{}", cluster, worker.id),
+             worker.is_ready && !worker.is_held && !worker.is_leaving && !worker.is_out,
+             static_cast<uint32_t>(std::max(1, weights[worker.instance]))});
     return living;
 }
 
@@ -229,7 +232,7 @@ bool ClusterEffects::keep_log(log::Level level, std::string_view text) {
 }
 
 void ClusterEffects::close(std::function<void()> done) {
-    for (auto& [id, process] : processes_) process.look.reset();  // before the maps are gone
+    for (auto& [id, process] : processes_) drop_looks(process, kEnded);  // before the maps are gone
     steering_->close();
     constexpr std::chrono::milliseconds kReadTheRest{2000};
     output_->finish(kReadTheRest,
@@ -283,7 +286,7 @@ void ClusterEffects::on_end(WorkerId id) {
     found->second.on_end.reset();
     on_exec_status(id);
     steering_->serve_events();
-    found->second.look.reset();
+    drop_looks(found->second, kEnded);
     channels_->close(id);
     Exit exit;
     exit.code = ended->code;
@@ -330,34 +333,6 @@ void ClusterEffects::ask_to_finish(WorkerId id, std::chrono::milliseconds deadli
     channels_->ask_to_finish(id, deadline);
 }
 
-// The first of the named ports, else the lowest that it listens on.
-void ClusterEffects::probe(WorkerId id, const std::string& path,
-                           std::chrono::milliseconds timeout) {
-    auto found = processes_.find(id);
-    if (found == processes_.end()) return;
-    std::optional<int> port;
-    if (!config_.ports.empty())
-        port = config_.ports.front().number;
-    else if (!config_.listen.empty())
-        port = config_.listen.front().number;
-    Look& look = *(found->second.look = std::make_unique<Look>());
-    auto tell = [this, id](Result<void> result) {
-        auto process = processes_.find(id);
-        if (process == processes_.end()) return;
-        auto over = std::move(process->second.look);  // ends when we return, with the connection
-        observer_->on_probed(id, result);
-    };
-    auto connection = steering_->connect_to(static_cast<uint32_t>(id), port);
-    if (!connection) {
-        look.on_failed =
-            loop_.soon([tell, error = connection.error()] { tell(tl::unexpected(error)); });
-        return;
-    }
-    look.connection.emplace(std::move(*connection));
-    look.probe.emplace(loop_, look.connection->socket(), path, look.connection->server().text(),
-                       timeout, tell);
-}
-
 void ClusterEffects::rescue(WorkerId id) {
     steering_->rescue(static_cast<uint32_t>(id), [this, id](const Result<uint64_t>& moved) {
         observer_->on_rescued(id, moved);
@@ -396,7 +371,8 @@ void ClusterEffects::look_whether_empty(WorkerId id) {
     uint64_t cpu_ms = is_empty ? process.cgroup.cpu_microseconds() / 1000 : 0;
     bool gone = is_empty && process.cgroup.remove().has_value();
     if (!gone) {
-        if (++process.looks * kEmptyLook > process.config->stop_timeout) process.cgroup.kill();
+        if (++process.empty_looks * kEmptyLook > process.config->stop_timeout)
+            process.cgroup.kill();
         process.on_empty = loop_.after(kEmptyLook, [this, id] { look_whether_empty(id); });
         return;
     }

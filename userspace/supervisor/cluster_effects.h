@@ -76,6 +76,7 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     Result<void> send(WorkerId id, const std::string& data, WorkerId from) override;
     void ask_to_finish(WorkerId id, std::chrono::milliseconds deadline) override;
     void probe(WorkerId id, const std::string& path, std::chrono::milliseconds timeout) override;
+    void ask(WorkerId id, const std::string& path, Asked tell) override;
     void rescue(WorkerId id) override;
     void set_weight(WorkerId id, int weight) override;
     void kill(WorkerId id) override;
@@ -93,6 +94,8 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
         std::optional<steer::PinnedConnection> connection;
         std::optional<worker::Probe> probe;
         EventLoop::Source on_failed;  // there was no connection to begin with
+        uint64_t moved_before = 0;    // connections from its queue to other workers
+        Asked tell;
     };
     // What a worker uses.
     struct Usage {
@@ -114,8 +117,8 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
         bool leaving = false;
         bool is_node = false;  // it speaks Node's channel
         std::optional<std::chrono::steady_clock::time_point> idle_since;  // drained, see there
-        int looks = 0;  // at whether its cgroup is empty
-        std::unique_ptr<Look> look;
+        int empty_looks = 0;                              // at whether its cgroup is empty
+        std::map<uint64_t, std::unique_ptr<Look>> looks;  // that are under way
         EventLoop::Source on_end, on_exec_status, on_empty;
     };
 
@@ -136,6 +139,11 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     Result<worker::SpawnRequest> request_for(const SpawnOrder& order);
     // The policy `shared`: one socket for all workers.
     [[nodiscard]] bool is_common() const { return config_.policy == Policy::shared; }
+    void look(WorkerId id, const std::string& path, worker::Wants wants,
+              std::chrono::milliseconds timeout, Asked tell);
+    void end_look(WorkerId id, uint64_t number, Result<worker::ProbeAnswer> result);
+    // Ends those that are under way: their askers are told why.
+    void drop_looks(Process& process, const Error& why);
     void on_exec_status(WorkerId id);
     void on_end(WorkerId id);
     void look_whether_empty(WorkerId id);
@@ -175,6 +183,7 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     std::map<WorkerId, Process> processes_;
     std::map<int, FormerWorkers> former_;  // by instance
     std::chrono::steady_clock::time_point usage_looked_at_{};
+    uint64_t last_look_ = 0;
     int leaving_ = 0;
     std::string saved_text_;  // the state as it was last written down
     // Helpers of the master before this one (its logger, its controller): where they are children

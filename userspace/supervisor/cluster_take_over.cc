@@ -81,12 +81,13 @@ std::string ClusterEffects::in_the_way() const {
     if (auto busy = channels_->busy())
         return fmt::format("messages of worker {} are on their way", *busy);
     for (const auto& [id, process] : processes_)
-        if (process.exec_status.is_open() || process.look)
-            return fmt::format("worker {} is starting", id);
+        if (process.exec_status.is_open()) return fmt::format("worker {} is starting", id);
     return "";
 }
 
 std::vector<int> ClusterEffects::prepare_exec() {
+    for (auto& [id, process] : processes_)
+        drop_looks(process, {"moved", "the master became another program meanwhile", 0});
     auto keepers = steering_->keepers();
     for (int keeper : keepers) ::fcntl(keeper, F_SETFD, 0);
     rlimit files{};

@@ -104,24 +104,52 @@ Result<Restart> parse_restart(const std::string& text) {
     return choose(text, kRestarts);
 }
 
+// The path of http:/PATH; nothing where it is something else.
+Result<std::optional<std::string>> parse_http(const std::string& text) {
+    constexpr std::string_view kHttp = "http:";
+    if (!text.starts_with(kHttp)) return std::nullopt;
+    std::string path = text.substr(kHttp.size());
+    if (!is_http_path(path))
+        return fail("usage", fmt::format("\"{}\" is not like http:/health", text));
+    return path;
+}
+
 // listening, …, tcp or http:/PATH
 Result<void> set_ready(Config& config, const std::string& text) {
-    constexpr std::string_view kHttp = "http:";
     config.ready_path.clear();
-    if (text.starts_with(kHttp)) {
-        std::string path = text.substr(kHttp.size());
-        bool printable =
-            std::ranges::all_of(path, [](unsigned char c) { return c > 32 && c < 127; });
-        if (!path.starts_with('/') || !printable)
-            return fail("usage", fmt::format("\"{}\" is not like http:/health", text));
+    auto path = parse_http(text);
+    if (!path) return tl::unexpected(path.error());
+    if (*path) {
         config.ready = Ready::http;
-        config.ready_path = std::move(path);
+        config.ready_path = **path;
         return {};
     }
     auto ready = choose(text, kReadies);
     if (!ready) return fail("usage", ready.error().text + ", nor http:/PATH");
     config.ready = *ready;
     return {};
+}
+
+Result<void> set_health(Config& config, const std::string& text) {
+    config.health_path.clear();
+    auto path = parse_http(text);
+    if (!path) return tl::unexpected(path.error());
+    if (!*path && text != "tcp")
+        return fail("usage", fmt::format("\"{}\" is neither tcp nor http:/PATH", text));
+    config.health = *path ? HealthCheck::http : HealthCheck::tcp;
+    config.health_path = path->value_or("");
+    return {};
+}
+
+Result<int> parse_failures(const std::string& text) {
+    return parse_number(text, 1, 1000).map([](uint64_t count) { return int(count); });
+}
+
+// Where it names no address, nobody but this machine can ask.
+Result<Port> parse_agent(const std::string& text) {
+    auto port = parse_port(text);
+    if (port && port->address.empty()) port->address = "127.0.0.1";
+    return port;
 }
 
 Result<Ipc> parse_ipc(const std::string& text) {
@@ -179,6 +207,15 @@ Result<uint64_t> parse_positive_size(const std::string& text) {
 Result<uint64_t> parse_count(const std::string& text) {
     constexpr uint64_t kMost = 1'000'000'000'000;
     return parse_number(text, 1, kMost);
+}
+
+// More often than that would be load.
+Result<Duration> parse_health_interval(const std::string& text) {
+    constexpr Duration kLeast{100};
+    auto interval = parse_duration(text);
+    if (interval && *interval < kLeast)
+        return fail("usage", fmt::format("\"{}\" is less than {} ms", text, kLeast.count()));
+    return interval;
 }
 
 // "never" is 0.
@@ -346,7 +383,7 @@ const std::vector<Option>& option_table() {
          into(&Config::max_memory, parse_positive_size)},
         {"max-connections", 0, "N", "", "replace a worker that has taken so many connections",
          false, into(&Config::max_connections, parse_count)},
-        {"log-file", 0, "FILE", "",
+        {"log-file", 0, "FILE|none", "",
          "keep what is printed there instead of /var/log/drover; or none", false,
          into(&Config::log_file, parse_log_file), kWhole},
         {"log-size", 0, "SIZE", "10M", "rotate that file at this size", false,
@@ -355,6 +392,17 @@ const std::vector<Option>& option_table() {
          into(&Config::log_keep, parse_log_keep), kWhole},
         {"log-rate", 0, "N/DURATION", "10000/1s", "lines a worker may print in that time; or none",
          false, into(&Config::log_rate, parse_log_rate), kWhole},
+        {"health", 0, "http:/PATH|tcp", "", "ask each worker whether it is well; replace it if not",
+         false, set_health},
+        {"health-interval", 0, "DURATION", "5s", "time from one health check to the next", false,
+         into(&Config::health_interval, parse_health_interval)},
+        {"health-failures", 0, "N", "3", "failed checks in a row after which a worker is unhealthy",
+         false, into(&Config::health_failures, parse_failures)},
+        {"agent", 0, "[ADDR:]PORT", "", "answer the agent checks of an HAProxy there", false,
+         into(&Config::agent, parse_agent), kWhole},
+        {"stop-delay", 0, "DURATION", "",
+         "time from telling --agent of a stop to the stop; with it 5s", false,
+         into(&Config::stop_delay, parse_duration), kWhole},
         {"stop-timeout", 0, "DURATION", "10s", "time from that signal to the kill", false,
          into(&Config::stop_timeout, parse_duration)},
     };
@@ -454,7 +502,21 @@ Result<Config> complete(Config config) {
         return fail("usage",
                     "--policy shared leaves the choice of the worker to chance, so --ready http: "
                     "and tcp cannot ask a given one");
+    if (config.policy == Policy::shared && is_checked(config))
+        return fail("usage",
+                    "--policy shared leaves the choice of the worker to chance, so --health cannot "
+                    "ask a given one");
     return config;
+}
+
+Duration stop_delay_of(const Config& config) {
+    constexpr Duration kWithAgent{5'000};  // HAProxy asks every 2 s, unless it is told otherwise
+    return config.stop_delay.value_or(config.agent ? kWithAgent : Duration(0));
+}
+
+bool is_http_path(std::string_view path) {
+    bool printable = std::ranges::all_of(path, [](unsigned char c) { return c > 32 && c < 127; });
+    return path.starts_with('/') && printable;
 }
 
 Result<PolicyChoice> parse_policy(std::string_view text) {

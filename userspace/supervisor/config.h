@@ -39,6 +39,7 @@ enum class Ready { listening, exec, notify, message, http, tcp };
 inline bool is_probed(Ready ready) {
     return ready == Ready::http || ready == Ready::tcp;
 }
+enum class HealthCheck { none, http, tcp };
 enum class Ipc { automatic, pipe, node, none };
 
 // A port that the cluster shares. With an address its keeper stands before the first worker starts;
@@ -133,11 +134,23 @@ struct Config {
     uint64_t log_size = 10 << 20;  // bytes, from which on it is rotated
     int log_keep = 5;              // rotated ones
     std::optional<LogRate> log_rate = LogRate{};
-    std::string controller;            // a program that steers the cluster, for /bin/sh -c
-    std::optional<Port> admin;         // where metrics and health are told over HTTP
-    std::vector<std::string> command;  // program and arguments
+    std::optional<Port> admin;  // where metrics and health are told over HTTP
+    HealthCheck health = HealthCheck::none;
+    std::string health_path;  // of HealthCheck::http
+    Duration health_interval{5'000};
+    int health_failures = 3;             // in a row, and the worker is unhealthy
+    std::optional<Port> agent;           // where a load balancer asks; it always has an address
+    std::optional<Duration> stop_delay;  // nothing: see stop_delay_of()
+    std::string controller;              // a program that steers the cluster, for /bin/sh -c
+    std::vector<std::string> command;    // program and arguments
     bool operator==(const Config&) const = default;
 };
+
+inline bool is_checked(const Config& config) {
+    return config.health != HealthCheck::none;
+}
+// From when a stop is announced until new connections are refused: with --agent some seconds.
+Duration stop_delay_of(const Config& config);
 
 struct Option {
     std::string_view name;      // "drain-timeout"; the TOML key is the same with '_'
@@ -194,6 +207,7 @@ Result<PolicyChoice> parse_policy(std::string_view text);
 // NAME=VALUE lines, as in systemd's EnvironmentFile: empty lines and lines that begin with # are
 // skipped, a value may stand in quotes. The error names the line.
 Result<std::vector<std::string>> parse_env_file(std::string_view content);
+bool is_http_path(std::string_view text);                                // "/health?all"
 Result<std::string> parse_env(std::string_view text);                    // NAME=VALUE
 Result<void> check_name(std::string_view name);                          // [a-z][a-z0-9_-]{0,31}
 std::string name_from_command(const std::vector<std::string>& command);  // node server.js → server

@@ -16,6 +16,7 @@
 #include "supervisor/config.h"
 #include "supervisor/saved_state.h"
 #include "supervisor/types.h"
+#include "worker/probe.h"
 
 namespace drover::supervisor {
 
@@ -78,8 +79,12 @@ class Effects {
     // Asks it, where it has a channel, to finish its work; it has until the deadline.
     virtual void ask_to_finish(WorkerId id, std::chrono::milliseconds deadline) = 0;
     // Looks whether it answers: on_probed tells. `path` empty: that it takes a connection; else
-    // that it answers an HTTP request for it. One at a time.
+    // that it answers an HTTP request for it. One at a time. Error "moved": another worker may have
+    // answered.
     virtual void probe(WorkerId id, const std::string& path, std::chrono::milliseconds timeout) = 0;
+    // Asks it for the path: told once. Whatever HTTP status it answers with is an answer.
+    using Asked = std::function<void(Result<worker::ProbeAnswer>)>;
+    virtual void ask(WorkerId id, const std::string& path, Asked tell) = 0;
     // Moves the connections that wait for it to the other workers: on_rescued tells.
     virtual void rescue(WorkerId id) = 0;
     virtual void set_weight(WorkerId id, int weight) = 0;  // its share: 1 to 100

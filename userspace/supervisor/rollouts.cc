@@ -122,6 +122,7 @@ Result<void> Supervisor::may_roll_out() const {
 
 Result<void> Supervisor::may_be_upgraded() const {
     if (rollout_ || next_rollout_) return busy();
+    if (leave_timer_.is_active()) return fail("bad-state", "the cluster is stopping");
     return may_roll_out();
 }
 
@@ -169,6 +170,7 @@ void Supervisor::start_candidate(int instance) {
 }
 
 void Supervisor::settle_candidate(Worker& candidate) {
+    if (is_checked(candidate.config()) && !candidate.health.was_ever_good) return;
     if (rollout_->is_settled) return take_over(candidate);
     if (candidate.settle_timer.is_active()) return;
     auto since = duration_cast<milliseconds>(steady_clock::now() - *candidate.ready_since);
@@ -192,6 +194,7 @@ void Supervisor::take_over(Worker& candidate) {
     if (may_serve(candidate)) effects_.activate(candidate.id);
     rollout_->plan.replaced(instance);
     if (rollout_->goal != Goal::recycle) tell_reload(*rollout_, ReloadPhase::worker, &candidate);
+    if (old != nullptr) old->is_replaced = true;
     if (old != nullptr) end_worker(old->id, rollout_->reason, false, rollout_->why);
 }
 
@@ -203,6 +206,9 @@ bool Supervisor::has_candidate(const Worker& worker) const {
 }
 
 std::string Supervisor::candidate_text(const Worker& candidate) const {
+    if (candidate.state == State::ready && is_checked(candidate.config()) &&
+        !candidate.health.was_ever_good)
+        return "to take over when it is healthy";
     if (candidate.state == State::ready) return "to take over when it has settled";
     return "to take over when it is ready";
 }
@@ -214,7 +220,9 @@ void Supervisor::candidate_failed(WorkerId id, int instance, const std::string& 
     rollout_->failure = fmt::format(
         "instance {}: worker {} of generation {} {}", instance, id,
         rollout_->to ? rollout_->to->generation : instances_.at(instance).release.generation,
-        reason.starts_with("not ready") ? "was " + reason : "ended: " + reason);
+        reason.starts_with("not ready") ? "was " + reason
+        : reason.starts_with("fails ")  ? reason
+                                        : "ended: " + reason);
     effects_.last_lines(id, [this](const std::vector<std::string>& lines) {
         if (rollout_ && rollout_->failure) fail_rollout(lines);
     });

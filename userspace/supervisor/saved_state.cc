@@ -89,6 +89,7 @@ Result<SavedState> state_of(const Json& json) {
     state.former = optional_int(json.at("former"));
     state.last_generation = json.at("last_generation");
     state.last_id = json.at("last_id");
+    state.is_drained = json.value("is_drained", false);
     state.policy = json.at("policy");
     state.notify_address = json.at("notify_address");
     for (const Json& one : json.at("instances"))
@@ -102,7 +103,8 @@ Result<SavedState> state_of(const Json& json) {
         state.workers.push_back({one.at("id"), one.at("instance"), one.at("generation"),
                                  one.at("is_ready"), one.at("is_held"), one.at("is_leaving"),
                                  one.at("started_at_ms"), one.at("pid"), one.at("pid_started"),
-                                 one.at("slot"), one.at("is_node"), one.at("channel_fd")});
+                                 one.at("slot"), one.at("is_node"), one.at("channel_fd"),
+                                 one.value("is_unhealthy", false), one.value("is_out", false)});
     auto is_known = [&](int generation) { return state.releases.contains(generation); };
     bool all_known = is_known(state.stable) && (!state.trial || is_known(*state.trial)) &&
                      (!state.former || is_known(*state.former));
@@ -140,7 +142,9 @@ std::string to_text(const SavedState& state) {
                            {"pid_started", one.pid_started},
                            {"slot", one.slot},
                            {"is_node", one.is_node},
-                           {"channel_fd", one.channel_fd}});
+                           {"channel_fd", one.channel_fd},
+                           {"is_unhealthy", one.is_unhealthy},
+                           {"is_out", one.is_out}});
     Json json = {{"v", kVersion},
                  {"maps", DROVER_ABI_VERSION},
                  {"releases", releases},
@@ -150,6 +154,7 @@ std::string to_text(const SavedState& state) {
                  {"former", or_null(state.former)},
                  {"last_generation", state.last_generation},
                  {"last_id", state.last_id},
+                 {"is_drained", state.is_drained},
                  {"policy", state.policy},
                  {"notify_address", state.notify_address},
                  {"instances", instances},

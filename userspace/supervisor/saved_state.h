@@ -32,6 +32,8 @@ struct SavedWorker {
     int slot = 0;
     bool is_node = false;  // the kind of its channel
     int channel_fd = -1;  // number of the first of its channel's descriptors; -1: it has no channel
+    bool is_unhealthy = false;
+    bool is_out = false;  // of the active set, for that
 };
 
 struct SavedInstance {
@@ -50,6 +52,7 @@ struct SavedState {
     std::optional<int> former;
     int last_generation = 1;
     WorkerId last_id = 0;
+    bool is_drained = false;  // load balancers are told to send no more
     std::string policy;
     std::string notify_address;  // "" where there is none
     std::vector<SavedInstance> instances;

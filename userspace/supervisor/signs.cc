@@ -64,6 +64,7 @@ void Supervisor::on_probed(WorkerId id, const Result<void>& result) {
     Worker* worker = find(id);
     if (worker == nullptr) return;
     worker->is_probed = false;
+    if (std::exchange(worker->is_being_checked, false)) return on_checked(*worker, result);
     if (worker->state != State::online && worker->state != State::listening) return;
     if (result) {
         apply(id, Trigger::is_ready);
@@ -117,7 +118,13 @@ void Supervisor::on_load(WorkerId id, double value) {
 }
 
 bool Supervisor::may_serve(const Worker& worker) const {
-    return !worker.held && !worker.stalled_since && !worker.is_candidate;
+    return !worker.held && !worker.stalled_since && !worker.is_candidate && !worker.is_out;
+}
+
+bool Supervisor::others_serve(WorkerId id) const {
+    return std::ranges::any_of(workers_, [&](const auto& entry) {
+        return entry.first != id && entry.second.state == State::ready && may_serve(entry.second);
+    });
 }
 
 // It gets no new connections, and those that wait for it go to the others. But the last one that
@@ -125,15 +132,12 @@ bool Supervisor::may_serve(const Worker& worker) const {
 void Supervisor::on_stalled(WorkerId id, uint64_t queued) {
     Worker* worker = find(id);
     if (worker == nullptr || !is_alive(worker->state)) return;
-    bool others = std::ranges::any_of(workers_, [&](const auto& entry) {
-        return entry.first != id && entry.second.state == State::ready && may_serve(entry.second);
-    });
     if (!worker->stalled_since) {
         worker->stalled_since = std::chrono::steady_clock::now();
         tell(EventKind::stalled, worker, StalledData{queued});
         start_stall_timer(*worker);
     }
-    if (others) {
+    if (others_serve(id)) {
         effects_.deactivate(id);
         effects_.rescue(id);
     }

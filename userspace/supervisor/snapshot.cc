@@ -34,6 +34,7 @@ Status Supervisor::status() const {
         out.pid = worker.pid;
         out.state = worker.state;
         if (worker.stalled_since) out.flags.emplace_back("stalled");
+        if (worker.health.is_unhealthy) out.flags.emplace_back("unhealthy");
         if (worker.held) out.flags.emplace_back("held");
         if (!worker.reason.empty()) out.reason = worker.reason;
         if (worker.is_candidate && worker.reason.empty()) out.reason = candidate_text(worker);
@@ -66,7 +67,10 @@ Status Supervisor::status() const {
         std::ranges::sort(out.active);
         status.groups.push_back(std::move(out));
     }
-    status.state = stopping_ ? "stopping" : status.ready < status.wanted ? "degraded" : "running";
+    status.state = stopping_ || leave_timer_.is_active() ? "stopping"
+                   : status.ready < status.wanted        ? "degraded"
+                                                         : "running";
+    status.is_drained = is_drained_;
     status.former = std::move(numbers.former);
     status.log = numbers.log;
     status.decisions_total = numbers.decisions;

@@ -126,6 +126,7 @@ void Supervisor::carry_out(WorkerId id, Action action) {
             break;
         case Action::start_watchdog:
             start_watchdog(id);
+            start_checks(*worker);
             break;
         case Action::activate:
             if (may_serve(*worker)) effects_.activate(id);
@@ -159,6 +160,7 @@ void Supervisor::carry_out(WorkerId id, Action action) {
         case Action::release:
             worker->stall_timer.reset();
             worker->settle_timer.reset();
+            worker->check_timer.reset();
             worker->stalled_since.reset();
             for (Done& done : std::exchange(worker->rescues, {}))
                 done(fail("no-such-worker", fmt::format("worker {} has ended", id)));
@@ -288,7 +290,8 @@ void Supervisor::on_exit(WorkerId id, const Exit& how) {
         worker->ending == ExitReason::stopped && !worker->replace_after && !worker->conflict;
     // Its replacement is on its way, or it is one that was only tried.
     if (worker->ending == ExitReason::reload || worker->ending == ExitReason::recycle ||
-        worker->ending == ExitReason::memory || worker->is_candidate || has_candidate(*worker))
+        worker->ending == ExitReason::memory || worker->is_candidate || worker->is_replaced ||
+        has_candidate(*worker))
         facts.was_wanted = true;
     facts.replace_wanted = worker->replace_after;
     facts.succeeded = how.code == 0 && worker->ending == ExitReason::crash;

@@ -22,6 +22,7 @@
 #include "base/result.h"
 #include "supervisor/config.h"
 #include "supervisor/effects.h"
+#include "supervisor/health.h"
 #include "supervisor/lifecycle.h"
 #include "supervisor/restart.h"
 #include "supervisor/rollout.h"
@@ -63,8 +64,12 @@ class Supervisor : public WorkerObserver {
     void stop(std::optional<WorkerId> worker, Done done);     // drain, then end; done when gone
     void restart(std::optional<WorkerId> worker, Done done);  // done when the new ones are ready
     void scale(int workers, Done done);                       // done when all are ready or gone
-    void drain(WorkerId worker, Done done);   // held: no new connections; done when none is left
-    void resume(WorkerId worker, Done done);  // takes the hold away
+    // Held: no new connections; done when none is left. Without a worker: load balancers are told
+    // to send no more, but the cluster serves on.
+    void drain(std::optional<WorkerId> worker, Done done);
+    void resume(std::optional<WorkerId> worker, Done done);  // takes that away
+    // Asks just that worker for the path.
+    void probe(WorkerId worker, const std::string& path, Effects::Asked done);
     // Its share of new connections against the others', 1 to 100; its instance keeps it.
     void weight(WorkerId worker, int weight, Done done);
     // Moves what waits for the worker to the others. Errors: as Steering::rescue.
@@ -136,11 +141,15 @@ class Supervisor : public WorkerObserver {
         std::vector<Done> rescues;  // that were asked for by hand
         bool exec_failed = false;
         bool conflict = false;
-        std::string fault;          // the sentence of exec_failed or conflict
-        bool said_ready = false;    // over its channel
-        bool signalled = false;     // the stop signal was sent
-        bool stops_itself = false;  // it said so
-        bool is_probed = false;     // a probe is under way
+        std::string fault;              // the sentence of exec_failed or conflict
+        bool said_ready = false;        // over its channel
+        bool signalled = false;         // the stop signal was sent
+        bool stops_itself = false;      // it said so
+        bool is_probed = false;         // a probe is under way
+        bool is_being_checked = false;  // and it is a health check
+        Health health;
+        bool is_out = false;       // of the active set, because it is unhealthy
+        bool is_replaced = false;  // another has taken its place already
         // What drover ended it for; crash where it did not.
         ExitReason ending = ExitReason::crash;
         bool replace_after = false;                             // drover ends it to start another
@@ -154,7 +163,7 @@ class Supervisor : public WorkerObserver {
         std::optional<WallTime> retry_at;
         std::chrono::milliseconds retry_delay{};
         EventLoop::Source ready_timer, drain_timer, stop_timer, retry_timer, probe_timer,
-            watchdog_timer, stall_timer, settle_timer;
+            watchdog_timer, stall_timer, settle_timer, check_timer;
 
         [[nodiscard]] const Config& config() const { return *release.config; }
     };
@@ -194,6 +203,7 @@ class Supervisor : public WorkerObserver {
     void start_watchdog(WorkerId id);
     void start_stall_timer(Worker& worker);
     [[nodiscard]] bool may_serve(const Worker& worker) const;
+    [[nodiscard]] bool others_serve(WorkerId id) const;  // besides that one
     void end_worker(WorkerId id, ExitReason why, bool replace_after, const std::string& reason);
     void remove_if_not_wanted(WorkerId id);
     void start_drain_watch();
@@ -201,6 +211,21 @@ class Supervisor : public WorkerObserver {
     void next_restart();
     void save();
     void take_worker(const SavedWorker& saved, const std::map<int, Release>& releases);
+
+    // Health checks: health_checks.cc.
+    void start_checks(Worker& worker);
+    void plan_check(Worker& worker);
+    void check(WorkerId id);
+    void on_checked(Worker& worker, const Result<void>& result);
+    [[nodiscard]] Census census() const;
+    [[nodiscard]] bool counts_for_health(const Worker& worker) const;
+    void choose_who_is_out(const std::string& why);
+    void replace_if_unhealthy(Worker& worker, const std::string& why);
+    void give_candidate_up(Worker& candidate, const std::string& why);
+
+    void begin_stop();
+    void drain_cluster(Done done);
+    void resume_cluster(Done done);
 
     // Rollouts: rollouts.cc.
     void start_rollout(Running&& running);
@@ -262,6 +287,10 @@ class Supervisor : public WorkerObserver {
     std::optional<Running> rollout_;
     std::optional<Running> next_rollout_;  // waits until a recycle is over
     EventLoop::Source on_due_;
+    bool all_fail_was_told_ = false;  // that all workers are unhealthy
+    bool is_drained_ = false;         // load balancers are told to send no more
+    SteadyTime drained_since_{};
+    EventLoop::Source leave_timer_;  // a stop is announced, and connections are still taken
     bool stopping_ = false;
     bool finished_ = false;
     bool is_dirty_ = false;  // something has changed that is written down

@@ -32,6 +32,7 @@ void Supervisor::save() {
     state.is_canary = is_canary_;
     state.last_generation = last_generation_;
     state.last_id = last_id_;
+    state.is_drained = is_drained_;
     state.policy =
         config_.policy.kind == Policy::custom ? config_.policy.file : name_of(config_.policy);
     for (const auto& [instance, known] : instances_)
@@ -45,6 +46,8 @@ void Supervisor::save() {
         saved.generation = note(worker.release);
         saved.is_ready = worker.state == State::ready;
         saved.is_held = worker.held;
+        saved.is_unhealthy = worker.health.is_unhealthy;
+        saved.is_out = worker.is_out;
         saved.is_leaving = worker.state == State::draining || worker.is_candidate;
         saved.started_at_ms = ms_since_1970(worker.started_at);
         state.workers.push_back(saved);
@@ -65,6 +68,8 @@ void Supervisor::take_over(const SavedState& saved, std::function<void(int)> ove
     is_canary_ = saved.is_canary && trial_.has_value();
     last_generation_ = saved.last_generation;
     last_id_ = saved.last_id;
+    is_drained_ = saved.is_drained;
+    drained_since_ = std::chrono::steady_clock::now();
     for (const SavedInstance& one : saved.instances) {
         Instance& instance = instances_[one.instance];
         instance.release = releases.at(one.generation);
@@ -112,7 +117,12 @@ void Supervisor::take_worker(const SavedWorker& saved, const std::map<int, Relea
     worker.state = has_served ? State::ready : State::online;
     if (has_served) worker.ready_since = worker.spawned;
     if (!has_served) carry_out(saved.id, Action::start_ready_timer);
-    if (has_served) start_watchdog(saved.id);
+    if (!has_served) return;
+    start_watchdog(saved.id);
+    start_checks(worker);
+    worker.health.is_unhealthy = saved.is_unhealthy;
+    if (saved.is_unhealthy) worker.health.failures = worker.config().health_failures;
+    worker.is_out = saved.is_out;
 }
 
 }  // namespace drover::supervisor

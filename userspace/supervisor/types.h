@@ -195,7 +195,8 @@ struct Status {
     std::string cluster;
     int pid = 0;
     std::string version;
-    std::string state;  // "running", "degraded", "stopping"
+    std::string state;        // "running", "degraded", "stopping"
+    bool is_drained = false;  // load balancers are told to send no more
     std::string policy;
     int generation = 1;
     int wanted = 0;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "base/log.h"
 #include "supervisor/supervisor.h"
 
 namespace drover::supervisor {
@@ -25,6 +26,21 @@ void Supervisor::stop(std::optional<WorkerId> target, Done done) {
             std::move(done));
         return settle();
     }
+    when([this] { return stopping_ && workers_.empty() && effects_.all_released(); },
+         std::move(done));
+    if (leave_timer_.is_active()) return;  // announced already
+    // Load balancers that have been told long ago need not be told again.
+    auto now = std::chrono::steady_clock::now();
+    auto told = is_drained_ ? now - drained_since_ : std::chrono::steady_clock::duration(0);
+    auto left = std::chrono::ceil<std::chrono::milliseconds>(stop_delay_of(config_) - told);
+    if (stopping_ || left.count() <= 0 || !others_serve(0)) return begin_stop();
+    log::info(fmt::format("{}: is going to stop in {} ms, and takes connections until then",
+                          config_.name, left.count()));
+    leave_timer_ = loop_.after(left, [this] { begin_stop(); });
+}
+
+void Supervisor::begin_stop() {
+    leave_timer_.reset();
     stopping_ = true;
     restart_queue_.clear();
     drop_rollouts();
@@ -32,11 +48,11 @@ void Supervisor::stop(std::optional<WorkerId> target, Done done) {
     std::vector<WorkerId> all;
     for (const auto& [id, worker] : workers_) all.push_back(id);
     for (WorkerId id : all) end_worker(id, ExitReason::stopped, false, "the cluster stops");
-    when([this] { return workers_.empty() && effects_.all_released(); }, std::move(done));
     settle();
 }
 
 void Supervisor::stop_now() {
+    if (!stopping_) begin_stop();
     std::vector<WorkerId> all;
     for (const auto& [id, worker] : workers_) all.push_back(id);
     for (WorkerId id : all) {
@@ -139,7 +155,9 @@ void Supervisor::scale(int wanted, Done done) {
     settle();
 }
 
-void Supervisor::drain(WorkerId id, Done done) {
+void Supervisor::drain(std::optional<WorkerId> target, Done done) {
+    if (!target) return drain_cluster(std::move(done));
+    WorkerId id = *target;
     Worker* worker = find(id);
     if (worker == nullptr) return done(no_such_worker(id));
     if (!is_alive(worker->state) || worker->state == State::draining)
@@ -162,7 +180,9 @@ void Supervisor::drain(WorkerId id, Done done) {
     settle();
 }
 
-void Supervisor::resume(WorkerId id, Done done) {
+void Supervisor::resume(std::optional<WorkerId> target, Done done) {
+    if (!target) return resume_cluster(std::move(done));
+    WorkerId id = *target;
     Worker* worker = find(id);
     if (worker == nullptr) return done(no_such_worker(id));
     if (!worker->held)
@@ -172,6 +192,46 @@ void Supervisor::resume(WorkerId id, Done done) {
     tell(EventKind::state, worker, StateData{worker->state, worker->state, "resumed"});
     done({});
     settle();
+}
+
+// Whoever asks, by --agent or the status, is told; nothing else happens.
+void Supervisor::drain_cluster(Done done) {
+    if (stopping_ || leave_timer_.is_active())
+        return done(fail("bad-state", "the cluster is stopping"));
+    if (!is_drained_) {
+        drained_since_ = std::chrono::steady_clock::now();
+        log::info(fmt::format("{}: load balancers are told to send nothing new", config_.name));
+    }
+    is_drained_ = is_dirty_ = true;
+    done({});
+    settle();
+}
+
+void Supervisor::resume_cluster(Done done) {
+    if (stopping_ || leave_timer_.is_active())
+        return done(fail("bad-state", "the cluster is stopping"));
+    if (!is_drained_)
+        return done(fail("bad-state", fmt::format("{} is not drained as a whole: nothing to "
+                                                  "resume; of a worker, give its ID, too",
+                                                  config_.name)));
+    is_drained_ = false;
+    is_dirty_ = true;
+    log::info(fmt::format("{}: load balancers may send connections again", config_.name));
+    done({});
+    settle();
+}
+
+void Supervisor::probe(WorkerId id, const std::string& path, Effects::Asked done) {
+    Worker* worker = find(id);
+    if (worker == nullptr) return done(tl::unexpected(no_such_worker(id).error()));
+    if (!is_alive(worker->state))
+        return done(fail("bad-state", fmt::format("worker {} is {}: nobody answers", id,
+                                                  name_of(worker->state))));
+    if (config_.policy == Policy::shared)
+        return done(fail("bad-state",
+                         "with the policy shared the kernel leaves the choice of the worker to "
+                         "chance: a given one cannot be asked"));
+    effects_.ask(id, path, std::move(done));
 }
 
 void Supervisor::weight(WorkerId id, int weight, Done done) {
