@@ -46,10 +46,10 @@ std::string other_options(const Verb& verb, bool color) {
     auto text = heading("Options", color);
     if (verb.name == "logs")
         text +=
-            "  -n, --lines N     the last N lines [100; with --since all]\n"
-            "      --since WHEN  from then on: 10m ago, or 2026-01-31T10:00:00Z\n";
-    if (verb.follow) text += "  -f, --follow  go on with what happens from now on\n";
-    if (verb.json) text += "      --json    for programs\n";
+            "  -n, --lines N  the last N lines [100; with --since all]\n"
+            "      --since T  from then on: 10m ago, or 2026-01-31T10:00:00Z\n";
+    if (verb.follow) text += "  -f, --follow   go on with what happens from now on\n";
+    if (verb.json) text += "      --json     for programs\n";
     return text;
 }
 
@@ -85,8 +85,8 @@ const std::vector<Verb>& verbs() {
         {"status", "look", Target::cluster, "", "a cluster, its ports and its workers", true,
          false},
         {"events", "look", Target::cluster, "", "what happened; -f: and what happens", true, true},
-        {"logs", "look", Target::cluster_or_worker, "", "what the workers printed; -f: and print",
-         true, true},
+        {"logs", "look", Target::cluster_or_worker, "",
+         "what workers printed; -f: and what they print", true, true},
         {"doctor", "look", Target::none, "", "whether this machine can run drover", true, false},
         {"scale", "change", Target::cluster, "N", "change the number of workers", false, false},
         {"restart", "change", Target::cluster_or_worker, "", "replace workers by new ones", false,
