@@ -137,7 +137,7 @@ std::string man_page_of_drover() {
                              "what a cluster that was started with start prints.") +
                         item("/sys/fs/bpf/drover/CLUSTER", "its programs and maps."));
     text += section("ENVIRONMENT",
-                    item("DROVER_RUN_DIR, DROVER_LOG_DIR, DROVER_BPFFS, DROVER_CGROUP",
+                    item("DROVER_RUN_DIR, DROVER_LOG_ROOT, DROVER_BPFFS, DROVER_CGROUP",
                          "other places for these, and for the cgroups; the same for the master and "
                          "the client."));
     text += section("EXAMPLES", example("drover run -n 4 -- node server.js\n"

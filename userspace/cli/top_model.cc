@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "base/wall_time.h"
 #include "cli/render.h"
 
 namespace drover::cli {
