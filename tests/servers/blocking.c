@@ -6,7 +6,8 @@
 //
 //     blocking [--port N] [--reuseport] [--backlog N]
 //
-//     GET /work?ms=2        sleeps until 2 ms after accept(): so long this connection occupies it, what
+//     GET /work?ms=2        sleeps until 2 ms after accept(): so long this connection occupies it,
+//     what
 //                           it takes to read the request included, so that a load of 0.9 is one
 //     GET /work?burn_ms=20  uses 20 ms of CPU time
 //

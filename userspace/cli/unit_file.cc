@@ -110,6 +110,8 @@ TimeoutAbortSec=5
 Delegate=yes
 # A worker that the kernel kills for its memory is replaced; the others serve on.
 OOMPolicy=continue
+# drover has a limit for each worker: --log-rate.
+LogRateLimitIntervalSec=0
 LimitNOFILE=1024:{files}
 
 [Install]
