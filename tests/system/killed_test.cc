@@ -136,7 +136,8 @@ const std::vector<Deed>& deeds() {
              }
              // It is done by itself, too, after half a second.
              scene.tell({"rescue", "web/1"});
-         }},
+         },
+         false},  // where it was not noticed that it hangs
         {"upgrade",
          [](Scene& scene) {
              scene.tell({"upgrade", "web"});

@@ -334,7 +334,7 @@ TEST_CASE("bad options of logs are told in one sentence each") {
     }
     auto nothing = sandbox.drover({"logs"});
     CHECK(nothing.status == 1);
-    CHECK(nothing.err == "drover: no cluster runs here\n");
+    CHECK(nothing.err == "drover: no cluster runs here: \"drover run -- CMD\" starts one\n");
 }
 
 }  // namespace drover::test

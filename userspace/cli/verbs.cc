@@ -95,8 +95,8 @@ std::string about_target(const Verb& verb) {
             return "";
         case Target::command:
             return fmt::format(
-                "With a file: drover {} --config FILE [CLUSTER]; the name may be left out where\n"
-                "the file has just one. Options and a command behind -- win over the file.\n",
+                "With a file: drover {} --config FILE [CLUSTER]; the name may be left out\n"
+                "where the file has just one. Options and a command behind -- win over the file.\n",
                 verb.name);
         case Target::cluster:
         case Target::reload:
