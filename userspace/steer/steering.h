@@ -231,7 +231,6 @@ class Steering {
         std::unique_ptr<Rescue> rescue;
         Watch watch;
         uint64_t relieved_in = 0;       // the progress_at in which its queue was last moved away
-        int64_t relieved_at = 0;        // and when, ns
         std::set<uint64_t> handshakes;  // that were under way at deactivate(), by cookie
     };
     struct Group {
