@@ -33,7 +33,7 @@ namespace {
 const char* const kCalls =
     "bpf,clone3,write,pwrite64,mkdir,rmdir,unlink,unlinkat,rename,bind,listen,shutdown,setsockopt,"
     "sendmsg,sendto,kill,pidfd_send_signal,execve,ftruncate";
-constexpr size_t kMostOfOneKind = 40;
+constexpr size_t kMostOfOneKind = 20;
 constexpr size_t kChosen = 4;  // in a short run
 constexpr int kWorkers = 2;
 
