@@ -255,6 +255,20 @@ TEST_CASE("the unit that install would write is one that systemd takes") {
     CHECK(verified.err == "");
 }
 
+TEST_CASE("the unit of a cluster in a configuration file leaves to the file what is in it") {
+    Sandbox sandbox;
+    std::string file = sandbox.path("drover.toml");
+    write_file(file, fmt::format("[web]\nport = 8080\ncommand = [\"{}\"]\n", hello_path()));
+    auto printed = sandbox.drover({"install", "web", "--print", "--config", file});
+    INFO(printed.err);
+    REQUIRE(printed.status == 0);
+    CHECK(contains(printed.out, " run --name web --config " + file + "\n"));
+    CHECK_FALSE(contains(printed.out, "--cwd"));
+    auto other = sandbox.drover({"install", "api", "--print", "--config", file});
+    CHECK(other.status == 2);
+    CHECK(contains(other.err, "api"));
+}
+
 TEST_CASE("install refuses what run would refuse, and says why") {
     Sandbox sandbox;
     auto refused = [&](Words arguments, const std::string& text) {

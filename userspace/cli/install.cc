@@ -91,7 +91,9 @@ bool is_given(const UnitRequest& request, std::string_view option) {
 Result<UnitRequest> make_request(const Invocation& invocation, const std::string& program) {
     UnitRequest request{invocation.cluster, program, invocation.changes, invocation.command,
                         invocation.config};
-    if (!is_given(request, "cwd")) request.options.emplace_back("cwd", present_folder());
+    // A configuration file says it itself, or means its own folder.
+    if (!is_given(request, "cwd") && !is_given(request, "config"))
+        request.options.emplace_back("cwd", present_folder());
     if (request.command.empty()) return request;
     auto folder = request.config.cwd.empty() ? present_folder() : request.config.cwd;
     auto found = find_program(request.command.front(), folder);

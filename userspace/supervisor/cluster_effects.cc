@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: MIT
+//
+// The effects themselves, one short function each, and what steering and channels tell. Long for
+// their number; what stands by itself is elsewhere: starting a worker (cluster_spawn.cc), taking
+// over (cluster_take_over.cc), looking at workers (cluster_looks.cc).
 #include "supervisor/cluster_effects.h"
 
 #include <fcntl.h>

@@ -4,7 +4,7 @@
 // config_parse.cc, the name that a command gets by itself in config_name.cc.
 //
 // A new option is one row here and one field in Config: the command line, its help, the
-// configuration file, the completion and the man pages read the table.
+// configuration file, the completion and the man pages read the table. Long because of that table.
 #include "supervisor/config.h"
 
 #include <fmt/format.h>
