@@ -327,9 +327,12 @@ std::string Sandbox::look_for_leftovers() const {
 }
 
 Cluster::Cluster(Sandbox& sandbox, std::string name, const Words& options, const Words& command,
-                 const Words& environment)
+                 const Words& environment, const Words& wrapper)
     : sandbox_(sandbox), name_(std::move(name)) {
-    Words words = {build_folder() + "/drover", "run", "--name", name_};
+    Words words = wrapper;
+    for (const auto& word :
+         {build_folder() + "/drover", std::string("run"), std::string("--name"), name_})
+        words.push_back(word);
     words.insert(words.end(), options.begin(), options.end());
     words.emplace_back("--");
     words.insert(words.end(), command.begin(), command.end());

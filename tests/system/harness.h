@@ -135,9 +135,9 @@ class Sandbox {
 // One `drover run`.
 class Cluster {
   public:
-    // drover run --name NAME OPTIONS -- COMMAND
+    // WRAPPER drover run --name NAME OPTIONS -- COMMAND
     Cluster(Sandbox& sandbox, std::string name, const Words& options, const Words& command,
-            const Words& environment = {});
+            const Words& environment = {}, const Words& wrapper = {});
 
     [[nodiscard]] const std::string& name() const { return name_; }
     Child& master() { return master_; }

@@ -55,8 +55,11 @@ struct Scene {
     static Words options() {
         return {"-n", std::to_string(kWorkers), "--policy", "round-robin", "--drain-timeout", "1s"};
     }
+    void start(const Words& wrapper = {}) {
+        cluster = std::make_unique<Cluster>(sandbox, "web", options(), hello(), Words{}, wrapper);
+    }
     void run() {
-        cluster = std::make_unique<Cluster>(sandbox, "web", options(), hello());
+        start();
         REQUIRE(cluster->wait_ready(kWorkers));
     }
     void tell(const Words& words) { (void)sandbox.drover(words, milliseconds(20'000)); }
@@ -67,6 +70,8 @@ struct Deed {
     std::string name;
     std::function<void(Scene&)> act;
     bool serves = true;  // whether somebody serves all the time
+    // That the master starts is the deed; `act` prepares the ground.
+    bool is_start = false;
 };
 
 bool master_runs(Scene& scene) {
@@ -84,6 +89,24 @@ void wait_ready_or_dead(Scene& scene) {
 
 const std::vector<Deed>& deeds() {
     static const std::vector<Deed> all = {
+        {"start", [](Scene&) {}, false, true},
+        {"take-over",
+         [](Scene& scene) {
+             scene.run();
+             scene.cluster->master().send(SIGKILL);
+             REQUIRE(scene.cluster->master().wait() == 128 + SIGKILL);
+         },
+         true, true},
+        {"take-over, one worker is gone",
+         [](Scene& scene) {
+             scene.run();
+             pid_t victim = scene.cluster->pid_of(0);
+             scene.cluster->master().send(SIGKILL);
+             REQUIRE(scene.cluster->master().wait() == 128 + SIGKILL);
+             REQUIRE(victim > 0);
+             ::kill(victim, SIGKILL);
+         },
+         true, true},
         {"reload",
          [](Scene& scene) {
              scene.tell({"reload", "web"});
@@ -225,7 +248,7 @@ bool any_frozen(const Sandbox& sandbox) {
 // What has to be so when a master was killed in the middle of something.
 void check_goes_on(Scene& scene, bool serves) {
     if (serves) CHECK(get("127.0.0.1", 8080).error == "");
-    scene.cluster = std::make_unique<Cluster>(scene.sandbox, "web", Scene::options(), hello());
+    scene.start();
     Cluster& next = *scene.cluster;
     REQUIRE(eventually([&] {
         Json status = next.status();
@@ -248,18 +271,35 @@ void check_goes_on(Scene& scene, bool serves) {
     CHECK(scene.sandbox.leftovers() == "");
 }
 
+// Does it with the master under strace. Returns when it is done, or when the master is dead.
+Child act(const Deed& deed, Scene& scene, const std::optional<Point>& point) {
+    Child tracer;
+    if (deed.is_start) {
+        deed.act(scene);
+        Words wrapper = strace(scene, point);
+        wrapper.emplace_back("-D");  // the master is our child
+        scene.start(wrapper);
+    } else {
+        scene.run();
+        tracer = attach(scene, point);
+        deed.act(scene);
+    }
+    wait_ready_or_dead(scene);
+    return tracer;
+}
+
+void end(Child& tracer) {
+    if (tracer.pid() > 0) (void)tracer.wait();
+}
+
 // The calls that the master makes for a deed when nobody disturbs it.
 std::vector<Point> points_of(const Deed& deed) {
     Scene scene;
-    scene.run();
-    Child tracer = attach(scene, std::nullopt);
-    deed.act(scene);
-    if (master_runs(scene)) wait_ready_or_dead(scene);
-    tracer.send(SIGINT);
-    (void)tracer.wait();
+    Child tracer = act(deed, scene, std::nullopt);
     auto points = points_in(read_file(scene.sandbox.path("trace")));
     for (pid_t pid : scene.stopped) ::kill(pid, SIGCONT);
     if (master_runs(scene)) CHECK(scene.cluster->stop() == 0);
+    end(tracer);
     CHECK(scene.sandbox.leftovers() == "");
     return points;
 }
@@ -267,14 +307,11 @@ std::vector<Point> points_of(const Deed& deed) {
 void kill_in(const Deed& deed, const Point& point) {
     INFO(deed.name, ", killed before ", point.call, " number ", point.nth, ": ", point.text);
     Scene scene;
-    scene.run();
-    Child tracer = attach(scene, point);
-    deed.act(scene);
-    if (master_runs(scene)) wait_ready_or_dead(scene);
+    Child tracer = act(deed, scene, point);
     // The calls are not the same each time: then it is killed when it is done.
     if (master_runs(scene)) scene.cluster->master().send(SIGKILL);
     CHECK(scene.cluster->master().wait() != -1);
-    (void)tracer.wait();
+    end(tracer);
     check_goes_on(scene, deed.serves);
 }
 

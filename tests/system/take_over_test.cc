@@ -94,7 +94,9 @@ TEST_CASE("a worker that ended while no master lived has a replacement, also as 
     REQUIRE(first.wait_ready(2));
     auto pids = field_of(first, "pid");
     kill_master(first);
-    REQUIRE(::kill(pids[0].get<pid_t>(), SIGKILL) == 0);
+    pid_t victim = pids[0].get<pid_t>();
+    REQUIRE(::kill(victim, SIGKILL) == 0);
+    REQUIRE(eventually([&] { return read_file(fmt::format("/proc/{}/cmdline", victim)).empty(); }));
     REQUIRE(get("127.0.0.1", 8080).ok());
     Cluster second(sandbox, "web", one, hello());
     REQUIRE(second.wait_ready(2));
@@ -162,6 +164,27 @@ TEST_CASE("where the command line differs, the workers are reloaded to it") {
     REQUIRE(second.wait_ready(3));
     CHECK(contains(get("127.0.0.1", 8080, "/env").body, "RELEASE=2"));
     CHECK(second.status()["policy"] == "round-robin");
+    CHECK(second.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+TEST_CASE("words that are no UTF-8 are the same words after a take-over") {
+    Sandbox sandbox;
+    // "café", in Latin-1 in the option and the command.
+    Words options = {"-n", "1", "--env", "PLACE=caf\xe9"};
+    Words command = {"/bin/sh", "-c", ": 'caf\xe9'; exec \"$0\" \"$@\""};
+    for (const auto& word : hello()) command.push_back(word);
+    Cluster first(sandbox, "web", options, command);
+    REQUIRE(first.wait_ready(1));
+    auto pids = field_of(first, "pid");
+    kill_master(first);
+    Cluster second(sandbox, "web", options, command);
+    REQUIRE(second.wait_ready(1));
+    CHECK(field_of(second, "pid") == pids);
+    CHECK(second.status()["generation"] == 1);
+    // And a worker that starts later is given them as they were.
+    REQUIRE(second.drover({"restart", "web/1"}).status == 0);
+    CHECK(contains(get("127.0.0.1", 8080, "/env").body, "PLACE=caf\xe9"));
     CHECK(second.stop() == 0);
     CHECK(sandbox.leftovers() == "");
 }

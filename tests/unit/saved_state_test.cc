@@ -69,6 +69,22 @@ TEST_CASE("saved state: what is written is read back") {
     CHECK_FALSE(state->former);
 }
 
+TEST_CASE("saved state: what is no UTF-8 is read back as it was") {
+    SavedState state = example();
+    state.releases[1] = given({{"workers", "2"}, {"env", "A=\xff\x01"}});
+    state.releases[3].command = {"caf\xe9", "café"};
+    std::string text = to_text(state);
+    CHECK(mentions(text, "\"café\""));
+    auto read = parse_saved_state(text);
+    REQUIRE(read);
+    CHECK(read->releases == state.releases);
+    CHECK(read->releases.at(1).env == std::vector<std::string>{"A=\xff\x01"});
+    for (const char* bytes : {"[256]", "[-1]", "7", "[\"x\"]"}) {
+        CAPTURE(bytes);
+        CHECK_FALSE(error_of(R"({"bytes":)" + std::string(bytes) + "}").empty());
+    }
+}
+
 TEST_CASE("saved state: what is broken is refused, whatever it is") {
     for (const char* text : {"", "{", "[]", "7", "{}", R"({"v":1})"}) {
         CAPTURE(text);

@@ -75,6 +75,33 @@ std::optional<int> optional_int(const Json& json) {
     return json.is_null() ? std::nullopt : std::optional(json.get<int>());
 }
 
+// An argument or a variable may be no UTF-8, which a JSON text has to be: such a string is written
+// as {"bytes": […]}, so that it is read back as it was.
+void write_as_bytes_where_no_utf8(Json& json) {
+    if (json.is_structured()) {
+        for (Json& element : json) write_as_bytes_where_no_utf8(element);
+        return;
+    }
+    if (!json.is_string()) return;
+    try {
+        (void)json.dump();
+    } catch (const Json::type_error&) {
+        Json bytes = Json::array();
+        for (unsigned char byte : json.get_ref<const std::string&>()) bytes.push_back(byte);
+        json = {{"bytes", bytes}};
+    }
+}
+
+void read_bytes(Json& json) {
+    if (json.is_object() && json.size() == 1 && json.contains("bytes")) {
+        std::string text;
+        for (const Json& byte : json.at("bytes")) text += static_cast<char>(byte.get<uint8_t>());
+        json = text;
+    } else if (json.is_structured()) {
+        for (Json& element : json) read_bytes(element);
+    }
+}
+
 // Throws where something is missing or of another type: parse_saved_state() catches it.
 Result<SavedState> state_of(const Json& json) {
     SavedState state;
@@ -159,15 +186,15 @@ std::string to_text(const SavedState& state) {
                  {"notify_address", state.notify_address},
                  {"instances", instances},
                  {"workers", workers}};
-    // An argument or a variable may be no UTF-8: then it cannot be read back as it was, and the
-    // state is of no use.
-    return json.dump(1, ' ', false, Json::error_handler_t::replace);
+    write_as_bytes_where_no_utf8(json);
+    return json.dump(1);
 }
 
 // The library throws; nothing of that leaves this function.
 Result<SavedState> parse_saved_state(const std::string& text) {
     try {
         Json json = Json::parse(text);
+        read_bytes(json);
         if (json.at("v") != kVersion || json.at("maps") != DROVER_ABI_VERSION)
             return fail("unusable", "it was of another version of drover");
         return state_of(json);

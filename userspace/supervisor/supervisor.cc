@@ -43,6 +43,8 @@ void Supervisor::start(std::function<void(int)> over) {
     int wanted = config_.workers.value_or(1);
     // All first: each worker is told how many there are.
     for (int instance = 0; instance < wanted; instance++) instances_[instance].release = stable_;
+    // Whoever comes after a master that is killed from here on ends what it does not know of.
+    save();
     for (int instance = 0; instance < wanted; instance++) spawn(instance);
     look_for_due();
     settle();
