@@ -208,12 +208,16 @@ int run_master(supervisor::Config config, Paths paths, const std::string& progra
         auto loaded = supervisor::load_state(paths, config.name);
         if (!loaded)
             return refuse({"leftovers", leftovers.text(config.name, loaded.error().text), 0});
-        auto found = supervisor::changes_since(*loaded, config);
+        // An upgrade changes nothing but the program.
+        auto found = goes_on ? supervisor::Changes{supervisor::config_in(*loaded), {}, {}, {}}
+                             : supervisor::changes_since(*loaded, config);
         if (!found) return refuse(found.error());
         saved = std::move(*loaded);
         changes = std::move(*found);
-        saved->releases.at(saved->stable).source = config.source;
-        changes.before.source = config.source;
+        if (!goes_on) {
+            saved->releases.at(saved->stable).source = config.source;
+            changes.before.source = config.source;
+        }
         config = changes.before;
     } else if (leftovers.any()) {
         auto cleaned = supervisor::clean_leftovers(paths, config.name, std::chrono::seconds(1));

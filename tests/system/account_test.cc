@@ -12,12 +12,12 @@
 
 #include <memory>
 #include <random>
-#include <regex>
-#include <sstream>
 
+#include "churn.h"
 #include "harness.h"
 #include "http.h"
 #include "raw_tcp.h"
+#include "truth.h"
 
 namespace drover::test {
 
@@ -29,113 +29,6 @@ void set_sysctl(const std::string& name, int value) {
     write_file("/proc/sys/net/ipv4/" + name, fmt::format("{}\n", value));
     REQUIRE(std::atoi(read_file("/proc/sys/net/ipv4/" + name).c_str()) == value);
 }
-
-// Process → its connections to the port in ESTABLISHED and CLOSE_WAIT; 0: nobody has accepted them.
-std::map<pid_t, int> sockets_by_owner(Sandbox& sandbox) {
-    auto ss = find_program("ss");
-    REQUIRE(ss.has_value());
-    auto listed = sandbox.run({{*ss, "-Htnp", "state", "established", "state", "close-wait",
-                                "sport", "=", fmt::format(":{}", kPort)},
-                               {},
-                               {},
-                               {}});
-    REQUIRE(listed.status == 0);
-    std::map<pid_t, int> owners;
-    std::istringstream lines(listed.out);
-    for (std::string line; std::getline(lines, line);) {
-        std::smatch owner;
-        owners[std::regex_search(line, owner, std::regex("pid=([0-9]+)")) ? std::stoi(owner[1])
-                                                                          : 0]++;
-    }
-    return owners;
-}
-
-// What differs between the workers' counts and the kernel's; empty when nothing does.
-std::string difference(Sandbox& sandbox, Cluster& cluster) {
-    Json status = cluster.status();
-    if (!status.is_object()) return "no status";
-    auto sockets = sockets_by_owner(sandbox);
-    std::string text = sockets[0] == 0 ? "" : fmt::format("{} are not accepted; ", sockets[0]);
-    for (const auto& worker : status["workers"]) {
-        if (!worker["pid"].is_number()) continue;
-        int live = worker["live"].get<int>(), truth = sockets[worker["pid"].get<pid_t>()];
-        if (live != truth)
-            text += fmt::format("instance {}: live {}, sockets {}; ", worker["instance"].dump(),
-                                live, truth);
-    }
-    return text;
-}
-
-// Waits until they are the same, which takes the workers a moment.
-void check_counts(Sandbox& sandbox, Cluster& cluster) {
-    std::string text;
-    eventually([&] { return (text = difference(sandbox, cluster)).empty(); }, milliseconds(5'000));
-    CHECK(text == "");
-    CHECK(cluster.status()["corrections_total"] == 0);
-}
-
-// A client that does what clients do, at random, and notes nothing but what is open.
-class Churn {
-  public:
-    explicit Churn(uint32_t seed) : random_(seed) {}
-
-    void step() {
-        size_t open = open_.size();
-        if (open < 200 && (open < 20 || draw(2) == 0)) return connect();
-        size_t chosen = draw(open);
-        end(open_[chosen]);
-        open_[chosen] = open_.back();
-        open_.pop_back();
-    }
-    void close_all() {
-        for (int fd : open_) ::close(fd);
-        open_.clear();
-    }
-    ~Churn() { close_all(); }
-    Churn(const Churn&) = delete;
-    Churn& operator=(const Churn&) = delete;
-
-    [[nodiscard]] int connected() const { return connected_; }
-
-  private:
-    size_t draw(size_t below) { return random_() % below; }
-
-    void connect() {
-        int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        sockaddr_in target{};
-        target.sin_family = AF_INET;
-        target.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        target.sin_port = htons(kPort);
-        if (::connect(fd, reinterpret_cast<sockaddr*>(&target), sizeof(target)) != 0) {
-            ::close(fd);
-            return;
-        }
-        connected_++;
-        // Some say nothing, some ask for what keeps the connection open, some for an end.
-        static const std::array<const char*, 4> kRequests = {
-            "", "GET /hold HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\nConnection: close\r\n\r\n",
-            "GET /wait?5 HTTP/1.1\r\n\r\n"};
-        const char* request = kRequests[draw(kRequests.size())];
-        [[maybe_unused]] auto sent = ::send(fd, request, std::strlen(request), MSG_NOSIGNAL);
-        if (draw(8) == 0) {
-            ::shutdown(fd, SHUT_WR);
-        }
-        open_.push_back(fd);
-    }
-
-    // By closing, or by a reset.
-    void end(int fd) {
-        if (draw(3) == 0) {
-            linger at_once{1, 0};
-            ::setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
-        }
-        ::close(fd);
-    }
-
-    std::mt19937 random_;
-    std::vector<int> open_;
-    int connected_ = 0;
-};
 
 }  // namespace
 

@@ -307,6 +307,12 @@ std::string Sandbox::leftovers() {
     return found;
 }
 
+bool Sandbox::has_frozen() const {
+    return std::ranges::any_of(cgroups_of(cgroup_), [](const auto& cgroup) {
+        return read_file(cgroup + "/cgroup.freeze") == "1\n";
+    });
+}
+
 // The roots themselves may stay; what is in them belongs to a cluster. The folder of port locks
 // may stay too, if it is empty.
 std::string Sandbox::look_for_leftovers() const {

@@ -109,6 +109,7 @@ class Sandbox {
 
     [[nodiscard]] std::string path(const std::string& name) const { return folder_ + "/" + name; }
     [[nodiscard]] std::string cgroup() const { return cgroup_; }
+    [[nodiscard]] std::string pins() const { return pins_; }
     [[nodiscard]] std::string run_folder() const { return folder_ + "/run"; }
     [[nodiscard]] std::string log_folder() const { return folder_ + "/var-log"; }
 
@@ -122,6 +123,8 @@ class Sandbox {
     // What a clean end must not leave: processes, cgroups, pins, files, listening sockets. Empty
     // when all is clean; waits a little for the kernel to be done.
     std::string leftovers();
+    // Whether some cgroup here is told to stand still.
+    [[nodiscard]] bool has_frozen() const;
 
   private:
     [[nodiscard]] std::string look_for_leftovers() const;

@@ -14,7 +14,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
 #include <functional>
 #include <iterator>
 #include <map>
@@ -236,15 +235,6 @@ std::vector<Point> chosen(const std::vector<Point>& points, unsigned with_seed) 
     return few;
 }
 
-// Whether some cgroup of the sandbox is told to be frozen.
-bool any_frozen(const Sandbox& sandbox) {
-    std::error_code error;
-    for (const auto& entry : std::filesystem::recursive_directory_iterator(sandbox.cgroup(), error))
-        if (entry.path().filename() == "cgroup.freeze" && read_file(entry.path()) != "0\n")
-            return true;
-    return false;
-}
-
 // What has to be so when a master was killed in the middle of something.
 void check_goes_on(Scene& scene, bool serves) {
     if (serves) CHECK(get("127.0.0.1", 8080).error == "");
@@ -255,7 +245,7 @@ void check_goes_on(Scene& scene, bool serves) {
         return status.is_object() && status["ready"] == kWorkers &&
                status["workers"].size() == kWorkers;
     }));
-    CHECK_FALSE(any_frozen(scene.sandbox));
+    CHECK_FALSE(scene.sandbox.has_frozen());
     // One that was drained by hand, and not yet resumed, is so still.
     for (int instance = 0; instance < kWorkers; instance++)
         if (next.worker(instance)["flags"] == Json({"held"}))

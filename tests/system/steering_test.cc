@@ -142,7 +142,8 @@ TEST_CASE("least-busy passes by a worker that stands still, though fewest connec
     REQUIRE(waiting.send_request("/", false));
     // It does not wait for long. The next one does: a worker is relieved once for what it does.
     CHECK(instance_in(waiting.receive().body) == 1);
-    // The answer may come before the first worker is active again; that is one step of the master's.
+    // The answer may come before the first worker is active again; that is one step of the
+    // master's.
     CHECK(cluster.status()["moved_total"] == 1);
     Connection next("127.0.0.1", 8080);
     REQUIRE(next.send_request("/", false));

@@ -303,6 +303,29 @@ TEST_CASE("connections that wait while no worker is there wait through an upgrad
     CHECK(sandbox.leftovers() == "");
 }
 
+TEST_CASE("an upgrade keeps what was changed since the cluster was started") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "2", "--policy", "least-conn", "--env", "RELEASE=1"},
+                    hello());
+    REQUIRE(cluster.wait_ready(2));
+    REQUIRE(cluster.drover({"scale", "web", "3"}).status == 0);
+    REQUIRE(cluster.drover({"policy", "web", "round-robin"}).status == 0);
+    REQUIRE(cluster.drover({"reload", "web", "--env", "RELEASE=2"}).status == 0);
+    REQUIRE(cluster.wait_ready(3));
+    auto pids = field_of(cluster, "pid");
+    REQUIRE(cluster.drover({"upgrade", "web"}).status == 0);
+    Json status = cluster.status();
+    CHECK(status["wanted"] == 3);
+    CHECK(status["policy"] == "round-robin");
+    CHECK(status["generation"] == 2);
+    CHECK(field_of(cluster, "pid") == pids);
+    // Later ones start that way, too.
+    REQUIRE(cluster.drover({"restart", "web"}).status == 0);
+    CHECK(contains(get("127.0.0.1", 8080, "/env").body, "RELEASE=2"));
+    CHECK(cluster.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
 TEST_CASE("an upgrade that cannot be leaves the master as it is, and says why") {
     Sandbox sandbox;
     std::string program = sandbox.path("drover");

@@ -203,11 +203,15 @@ Result<SavedState> parse_saved_state(const std::string& text) {
     }
 }
 
+Config config_in(const SavedState& saved) {
+    Config config = saved.releases.at(saved.stable);
+    if (auto policy = parse_policy(saved.policy)) config.policy = *policy;
+    return config;
+}
+
 Result<Changes> changes_since(const SavedState& saved, const Config& wanted) {
     Changes changes;
-    changes.before = saved.releases.at(saved.stable);
-    auto policy = parse_policy(saved.policy);
-    if (policy) changes.before.policy = *policy;
+    changes.before = config_in(saved);
     bool differs = wanted.command != changes.before.command || wanted.cwd != changes.before.cwd ||
                    wanted.file_env != changes.before.file_env;
     for (const Option& option : option_table()) {

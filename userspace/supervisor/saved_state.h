@@ -68,6 +68,9 @@ Result<void> save_state(const Paths& paths, const std::string& cluster, const Sa
 // Error "unusable" where there is none, or none that can be used; the text says why.
 Result<SavedState> load_state(const Paths& paths, const std::string& cluster);
 
+// What the stable release was, with the policy as it was last. Pure.
+Config config_in(const SavedState& saved);
+
 // What somebody who runs the cluster anew wants otherwise than it was.
 struct Changes {
     Config before;  // what it was, and still is
