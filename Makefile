@@ -100,6 +100,11 @@ test: build-tests  ## unit and system tests (as root); scripts/test installs wha
 vm-test: build-tests  ## the adopt tests on Debian's 6.1 kernel, in a virtual machine
 	$(Q)scripts/vm-test
 
+.PHONY: soak
+MINUTES ?= 30
+soak: build-tests  ## everything at random under load, for MINUTES=30 (as root)
+	$(Q)DROVER_SOAK_MINUTES=$(MINUTES) $(BUILD)/system-tests --test-suite=soak --no-intro
+
 .PHONY: bench
 bench: all $(BENCHES) $(POLICIES)  ## all benches, one after the other: some 80 minutes
 	$(Q)scripts/bench

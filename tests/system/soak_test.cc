@@ -92,7 +92,7 @@ Words zombies_of(pid_t parent) {
     std::istringstream children(read_file(tasks));
     for (pid_t child = 0; children >> child;) {
         std::string status = read_file(fmt::format("/proc/{}/status", child));
-        if (contains(status, "State:\tZ")) names.push_back(status.substr(0, status.find('\n')));
+        if (contains(status, "State:\tZ")) names.push_back(status);
     }
     return names;
 }
@@ -342,11 +342,11 @@ class Soak {
         CHECK_FALSE(sandbox_.has_frozen());
         Words zombies;
         eventually([&] { return (zombies = zombies_of(master)).empty(); }, kGoneDeadline);
-        CHECK(zombies == Words());
+        CHECK(fmt::format("{}", fmt::join(zombies, ", ")) == "");
         // A cgroup for each worker, and none else.
         std::set<std::string> unknown;
         eventually([&] { return (unknown = unknown_cgroups()).empty(); }, kGoneDeadline);
-        CHECK(unknown == std::set<std::string>());
+        CHECK(fmt::format("{}", fmt::join(unknown, ", ")) == "");
         CHECK(memory_of(master, "RssAnon") <= kMostMemory);
         CHECK(descriptors() <= 60 + 10 * workers_);
     }

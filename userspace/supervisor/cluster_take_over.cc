@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <fstream>
 
 #include "base/log.h"
 #include "base/sys.h"
@@ -58,13 +59,15 @@ void ClusterEffects::drop_dead(SavedState& saved) {
                         });
         auto child = Cgroup::open(cluster_.path() + "/" + name);
         if (!child) continue;
-        bool is_helper = name == "logger" || name == "controller";
-        if (is_helper)
-            for (int pid : child->pids()) reap_later(pid);
         if (is_known) continue;
         child->kill();
         (void)child->remove();  // where that is too early, it goes with the cluster
     }
+    // Where another program was this process before: its helpers, also those that ended meanwhile.
+    std::ifstream children("/proc/thread-self/children");
+    for (int pid = 0; children >> pid;)
+        if (std::ranges::find(saved.workers, pid, &SavedWorker::pid) == saved.workers.end())
+            reap_later(pid);
 }
 
 void ClusterEffects::reap_later(int pid) {
