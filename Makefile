@@ -55,7 +55,7 @@ MAN_PAGES      := $(BUILD)/man/drover.8 $(BUILD)/man/drover.toml.5
 COMPLETIONS    := $(BUILD)/completion/drover.bash $(BUILD)/completion/drover.zsh
 SKELETON       := $(BUILD)/bpf/drover.skel.h
 
-PACKAGES := libbpf libelf zlib libsystemd fmt ncursesw libmicrohttpd
+PACKAGES := libbpf libelf zlib libsystemd fmt ncursesw libmicrohttpd libcap-ng
 
 # --- Flags --------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@
 #include "base/event_loop.h"
 #include "base/log.h"
 #include "base/paths.h"
+#include "base/privileges.h"
 #include "cli/checks.h"
 #include "cli/cli.h"
 #include "cli/clusters.h"
@@ -319,7 +320,9 @@ int run_master(supervisor::Config config, Paths paths, const std::string& progra
         });
     });
 
-    // 7. From here on the master never exits on an error.
+    // 7. From here on the master never exits on an error, and does what is left with less.
+    if (auto dropped = keep_masters_privileges(); !dropped)
+        log::warn(fmt::format("the master keeps all its privileges: {}", dropped.error().text));
     EventLoop::Source leave;
     auto on_over = [&](int status) {
         leave = loop->soon([&, status] {

@@ -122,7 +122,7 @@ TEST_CASE("under systemd lines go to the journal, with the cluster and the worke
         contains(of_one, R"("worker":{"id":2,"instance":1},"stream":"out","text":"hello from 1")"));
 
     Child follower =
-        sandbox.start({.command = {build_folder() + "/drover", "logs", "-f", "-n", "1", "web/3"},
+        sandbox.start({.command = {build_folder() + "/drover", "logs", "-f", "-n", "9", "web/3"},
                        .extra_environment = {},
                        .identity = {},
                        .cwd = {}});

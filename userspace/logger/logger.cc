@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "base/privileges.h"
 
 namespace drover::logger {
 
@@ -248,6 +249,8 @@ int logger_main(const std::string& cluster, const std::string& settings_text) {
         files.rlim_cur = files.rlim_max;
         ::setrlimit(RLIMIT_NOFILE, &files);
     }
+
+    (void)keep_loggers_privileges();  // it works with all of them, too
 
     auto loop = EventLoop::open();
     if (!loop) {

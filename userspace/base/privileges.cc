@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT
+#include "base/privileges.h"
+
+#include <cap-ng.h>
+#include <linux/capability.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <span>
+
+namespace drover {
+
+namespace {
+
+// README, "Least privilege", has the same list.
+constexpr int kMasters[] = {
+    CAP_BPF,               // maps, programs: a policy that is loaded later
+    CAP_PERFMON,           // programs that read the kernel's structures
+    CAP_NET_ADMIN,         // attaching them to sockets and to the cluster's cgroup
+    CAP_NET_BIND_SERVICE,  // the keeper of a port below 1024
+    CAP_SYS_PTRACE,        // listeners and channels, fetched from a worker of another user
+    CAP_KILL,              // signals to workers of another user
+    CAP_SETUID,            // --user
+    CAP_SETGID,            // --user, --group
+    CAP_CHOWN,             // a socket or an output that belongs to --user
+    CAP_SYS_RESOURCE,      // --nofile above the hard limit
+    CAP_DAC_OVERRIDE,      // --cwd, --env-file, policies and logs in folders of other users
+    CAP_FOWNER,            // logs there that are replaced
+};
+constexpr int kLoggers[] = {CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_CHOWN};
+
+Result<void> keep(std::span<const int> kept) {
+    if (::capng_get_caps_process() != 0) return fail_errno(errno, "read the capabilities");
+    for (int one = 0; one <= CAP_LAST_CAP; one++) {
+        if (std::ranges::find(kept, one) != kept.end()) continue;
+        auto sets = static_cast<capng_type_t>(CAPNG_EFFECTIVE | CAPNG_PERMITTED);
+        (void)::capng_update(CAPNG_DROP, sets, static_cast<unsigned>(one));
+    }
+    if (::capng_apply(CAPNG_SELECT_CAPS) != 0) return fail_errno(errno, "drop capabilities");
+    return {};
+}
+
+}  // namespace
+
+Result<void> keep_masters_privileges() {
+    return keep(kMasters);
+}
+
+Result<void> keep_loggers_privileges() {
+    return keep(kLoggers);
+}
+
+}  // namespace drover
