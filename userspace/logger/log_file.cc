@@ -103,6 +103,7 @@ void LogFile::rotate() {
 
 std::string_view LogFile::append(std::string_view bytes) {
     while (!bytes.empty()) {
+        // cppcheck-suppress invalidLifetime  // taken by value: the caller's text lives on
         auto size = ::write(file_.get(), bytes.data(), bytes.size());
         if (size < 0 && errno == EINTR) continue;
         if (size <= 0) break;

@@ -99,7 +99,7 @@ std::string command_of(const std::string& pid) {
     for (char& c : command)
         if (static_cast<unsigned char>(c) < ' ') c = ' ';
     constexpr size_t kShown = 80;
-    if (command.size() > kShown) command = command.substr(0, kShown) + "…";
+    if (command.size() > kShown) command.replace(kShown, std::string::npos, "…");
     return command.empty() ? "?" : command;
 }
 

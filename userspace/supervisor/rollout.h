@@ -48,7 +48,7 @@ bool is_by_file(const Config& before, const ReloadRequest& request);
 
 class Rollout {
   public:
-    Rollout(std::vector<int> instances, int parallel)
+    Rollout(const std::vector<int>& instances, int parallel)
         : waiting_(instances.begin(), instances.end()),
           total_(static_cast<int>(instances.size())),
           parallel_(parallel) {}

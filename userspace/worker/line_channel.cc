@@ -80,7 +80,7 @@ struct LineChannel::Impl : std::enable_shared_from_this<Impl> {
 
     bool read_some();  // false: there is nothing to be had any more, now or ever
     void end_reading();
-    void refuse(Error error);
+    void refuse(const Error& error);
     bool take(std::string_view line);
     void tell(ReadyLine) { observer.on_channel_ready(worker); }
     void tell(const MessageLine& line) { observer.on_channel_message(worker, line.data, line.to); }
@@ -193,12 +193,12 @@ bool LineChannel::Impl::take(std::string_view line) {
     if (parsed)
         std::visit([this](const auto& value) { tell(value); }, *parsed);
     else
-        refuse(std::move(parsed.error()));
+        refuse(parsed.error());
     return !closed;
 }
 
 // A worker that writes nothing but garbage must not fill the event log, nor keep the loop busy.
-void LineChannel::Impl::refuse(Error error) {
+void LineChannel::Impl::refuse(const Error& error) {
     if (++errors_in_turn <= kMaxErrorsPerTurn) observer.on_channel_error(worker, error);
 }
 
