@@ -369,7 +369,7 @@ int go_on(const std::string& cluster) {
     Paths paths = Paths::from_environment();
     auto saved = supervisor::load_state(paths, cluster);
     if (!saved) return refuse(saved.error());
-    return run_master(saved->releases.at(saved->stable), paths, own_program(), /*goes_on=*/true);
+    return run_master(supervisor::config_of(*saved), paths, own_program(), /*goes_on=*/true);
 }
 
 // `drover stop NAME` where the master is dead: its workers are ended here.

@@ -280,6 +280,24 @@ TEST_CASE("connections that wait while no worker is there wait through an upgrad
     CHECK(sandbox.leftovers() == "");
 }
 
+TEST_CASE("an upgrade keeps what was changed by hand: the number of workers, and the policy") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "1", "--policy", "round-robin"}, hello());
+    REQUIRE(cluster.wait_ready(1));
+    REQUIRE(cluster.drover({"scale", "web", "3"}).status == 0);
+    REQUIRE(cluster.drover({"policy", "web", "hash"}).status == 0);
+    pid_t last = cluster.pid_of(2);
+    REQUIRE(cluster.drover({"upgrade", "web"}).status == 0);
+    // Were it to scale down it would have begun to by now: before anybody could ask.
+    Json status = cluster.status();
+    CHECK(status["wanted"] == 3);
+    CHECK(status["ready"] == 3);
+    CHECK(status["policy"] == "hash");
+    CHECK(cluster.pid_of(2) == last);
+    CHECK(cluster.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
 TEST_CASE("an upgrade that cannot be leaves the master as it is, and says why") {
     Sandbox sandbox;
     std::string program = sandbox.path("drover");
