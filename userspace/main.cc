@@ -437,7 +437,7 @@ int main(int argc, char** argv) {
     if (invocation->verb == "install") return install(*invocation, paths);
     if (invocation->verb == "uninstall") return cli::uninstall(*invocation);
     if (invocation->verb == "doctor")
-        return cli::print_checks(steer::check_ground(paths), invocation->json);
+        return cli::print_checks(steer::check_ground_fully(paths), invocation->json);
     if (invocation->verb == "logs")
         return cli::show_logs(*invocation, paths, [&paths](const std::string& cluster) {
             return log_file_of_dead(cluster, paths);
