@@ -39,8 +39,9 @@ BENCH_SOURCES  := $(sort $(wildcard tests/bench/*.cc))
 POLICY_SOURCES := $(sort $(wildcard tests/policies/*.bpf.c))
 FUZZ_SOURCES   := $(sort $(wildcard tests/fuzz/*_fuzz.cc))
 
-# maps first: the linker wants a variable's definition before its declarations.
-BPF_OBJECTS    := $(patsubst %.c,$(BUILD)/%.o,bpf/maps.bpf.c $(filter-out bpf/maps.bpf.c,$(BPF_SOURCES)))
+# maps first: the linker wants a variable's definition before its declarations. usage is loaded by itself.
+BPF_OBJECTS    := $(patsubst %.c,$(BUILD)/%.o,bpf/maps.bpf.c \
+                    $(filter-out bpf/maps.bpf.c bpf/usage.bpf.c,$(BPF_SOURCES)))
 OBJECTS        := $(SOURCES:%.cc=$(BUILD)/%.o)
 MAIN_OBJECT    := $(BUILD)/userspace/main.o
 # A sanitizer build may take the tests' own objects from another one: TESTS_BUILD=build.
@@ -53,7 +54,7 @@ POLICIES       := $(POLICY_SOURCES:tests/policies/%.c=$(BUILD)/policies/%.o)
 FUZZERS        := $(FUZZ_SOURCES:tests/fuzz/%_fuzz.cc=$(BUILD)/fuzz/%)
 MAN_PAGES      := $(BUILD)/man/drover.8 $(BUILD)/man/drover.toml.5
 COMPLETIONS    := $(BUILD)/completion/drover.bash $(BUILD)/completion/drover.zsh
-SKELETON       := $(BUILD)/bpf/drover.skel.h
+SKELETONS      := $(BUILD)/bpf/drover.skel.h $(BUILD)/bpf/usage.skel.h
 
 PACKAGES := libbpf libelf zlib libsystemd fmt ncursesw libmicrohttpd libcap-ng
 
@@ -97,7 +98,7 @@ test: build-tests  ## unit and system tests (as root); scripts/test installs wha
 	$(Q)scripts/run-tests
 
 .PHONY: vm-test
-vm-test: build-tests  ## the adopt tests on Debian's 6.1 kernel, in a virtual machine
+vm-test: build-tests  ## the adopt and usage tests on Debian's 6.1 kernel, in a virtual machine
 	$(Q)scripts/vm-test
 
 .PHONY: soak
@@ -177,7 +178,7 @@ VERSIONED := $(patsubst %.cc,$(BUILD)/%.o,$(shell grep -l DROVER_VERSION userspa
 $(VERSIONED): CPPFLAGS += -DDROVER_VERSION='"$(VERSION)"'
 $(VERSIONED): $(BUILD)/version.txt
 
-# --- BPF: each program's object, linked into one, and its skeleton -------------------------------
+# --- BPF: each program's object, linked into one (and usage into another), and its skeleton ------
 
 $(BUILD)/bpf/%.bpf.o: bpf/%.bpf.c $(BPF_HEADERS) $(BUILD)/flags | $(BUILD)/deps.ok
 	$(call say,BPF,$@)
@@ -188,13 +189,17 @@ $(BUILD)/bpf/drover.o: $(BPF_OBJECTS)
 	$(call say,BPFLINK,$@)
 	$(Q)$(BPFTOOL) gen object $@ $^
 
-$(SKELETON): $(BUILD)/bpf/drover.o
+$(BUILD)/bpf/usage.o: $(BUILD)/bpf/usage.bpf.o
+	$(call say,BPFLINK,$@)
+	$(Q)$(BPFTOOL) gen object $@ $<
+
+$(SKELETONS): $(BUILD)/bpf/%.skel.h: $(BUILD)/bpf/%.o
 	$(call say,SKEL,$@)
-	$(Q)$(BPFTOOL) gen skeleton $< name drover_bpf > $@
+	$(Q)$(BPFTOOL) gen skeleton $< name $*_bpf > $@
 
 # --- C++ ----------------------------------------------------------------------------------------
 
-$(BUILD)/%.o: %.cc $(BUILD)/flags | $(SKELETON)
+$(BUILD)/%.o: %.cc $(BUILD)/flags | $(SKELETONS)
 	$(call say,CXX,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -c $< -o $@

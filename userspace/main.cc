@@ -209,16 +209,12 @@ int run_master(supervisor::Config config, Paths paths, const std::string& progra
         auto loaded = supervisor::load_state(paths, config.name);
         if (!loaded)
             return refuse({"leftovers", leftovers.text(config.name, loaded.error().text), 0});
-        // An upgrade changes nothing but the program.
-        auto found = goes_on ? supervisor::Changes{supervisor::config_in(*loaded), {}, {}, {}}
-                             : supervisor::changes_since(*loaded, config);
+        auto found = supervisor::changes_since(*loaded, config);
         if (!found) return refuse(found.error());
         saved = std::move(*loaded);
         changes = std::move(*found);
-        if (!goes_on) {
-            saved->releases.at(saved->stable).source = config.source;
-            changes.before.source = config.source;
-        }
+        saved->releases.at(saved->stable).source = config.source;
+        changes.before.source = config.source;
         config = changes.before;
     } else if (leftovers.any()) {
         auto cleaned = supervisor::clean_leftovers(paths, config.name, std::chrono::seconds(1));
@@ -376,7 +372,7 @@ int go_on(const std::string& cluster) {
     Paths paths = Paths::from_environment();
     auto saved = supervisor::load_state(paths, cluster);
     if (!saved) return refuse(saved.error());
-    return run_master(saved->releases.at(saved->stable), paths, own_program(), /*goes_on=*/true);
+    return run_master(supervisor::config_of(*saved), paths, own_program(), /*goes_on=*/true);
 }
 
 // `drover stop NAME` where the master is dead: its workers are ended here.
@@ -444,7 +440,7 @@ int main(int argc, char** argv) {
     if (invocation->verb == "install") return install(*invocation, paths);
     if (invocation->verb == "uninstall") return cli::uninstall(*invocation);
     if (invocation->verb == "doctor")
-        return cli::print_checks(steer::check_ground(paths), invocation->json);
+        return cli::print_checks(steer::check_ground_fully(paths), invocation->json);
     if (invocation->verb == "logs")
         return cli::show_logs(*invocation, paths, [&paths](const std::string& cluster) {
             return log_file_of_dead(cluster, paths);

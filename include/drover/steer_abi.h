@@ -234,6 +234,20 @@ struct drover_event {
     __u32 reserved[2];
 };
 
+/* What bpf/usage.bpf.c says, one after the other; nothing of it is kept in a map. */
+#define DROVER_USAGE_UNKNOWN (~0ull)
+
+struct drover_cgroup_usage { /* of a child of the cluster's cgroup */
+    __u64 cgroup; /* its id */
+    __u64 cpu_ns;
+    __u64 pages; /* or DROVER_USAGE_UNKNOWN, where the kernel does not count a cgroup's memory */
+};
+
+struct drover_process_usage { /* of a process in such a child */
+    __u64 cgroup;
+    __u64 pages; /* that are in memory */
+};
+
 #ifdef __cplusplus
 #define DROVER_ASSERT_SIZE(type, size) static_assert(sizeof(type) == (size), #type " changed size")
 #else
@@ -252,5 +266,7 @@ DROVER_ASSERT_SIZE(struct drover_pin_key, 40);
 DROVER_ASSERT_SIZE(struct drover_measure, 8);
 DROVER_ASSERT_SIZE(struct drover_totals, 16);
 DROVER_ASSERT_SIZE(struct drover_event, 64);
+DROVER_ASSERT_SIZE(struct drover_cgroup_usage, 24);
+DROVER_ASSERT_SIZE(struct drover_process_usage, 16);
 
 #endif

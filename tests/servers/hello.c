@@ -18,6 +18,7 @@
 //        /hold         answers, leaves the connection open whatever the client asked for
 //        /wait?MS      answers after so long, serving others meanwhile
 //        /spin?MS      computes for so long, serving nobody meanwhile
+//        /use?MIB      uses so much more memory from now on
 //        /out?TEXT     prints a line                  /err?TEXT  the same on standard error
 //        /health       200, or 503         /sick, /well   from now on it is 503 or 200
 //        /exit?CODE    ends after the answer          /crash     ends by a signal, unanswered
@@ -100,6 +101,11 @@ static void compute(int64_t microseconds) {
     int64_t end = now_us() + microseconds;
     while (microseconds > 0 && now_us() < end) {
     }
+}
+
+static void use_memory(size_t bytes) {
+    (void)mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1,
+               0);
 }
 
 static void die(const char* what) {
@@ -304,6 +310,7 @@ static enum next serve(int fd, struct connection* connection) {
         compute(server.work_us);
         if (strncmp(path, "/crash", 6) == 0) abort();
         if (strncmp(path, "/spin?", 6) == 0) compute(atoll(path + 6) * 1000);
+        if (strncmp(path, "/use?", 5) == 0) use_memory(atoll(path + 5) << 20);
         if (strncmp(path, "/hold", 5) == 0) keep_alive = true;
         if (strncmp(path, "/wait?", 6) == 0) {
             connection->answer_at_ms = now_us() / 1000 + atoll(path + 6);

@@ -29,15 +29,20 @@ std::string read_all(int socket) {
     return text;
 }
 
-// What the agent at that port of the sandbox says; "" where there is none.
-std::string ask_agent(int port) {
-    Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(static_cast<uint16_t>(port));
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
-        return "";
+// What the agent at that port of the sandbox says, by IPv4 or IPv6; "" where there is none.
+std::string ask_agent(int port, int family = AF_INET) {
+    Fd socket(::socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in v4{};
+    sockaddr_in6 v6{};
+    v4.sin_family = AF_INET;
+    v6.sin6_family = AF_INET6;
+    v4.sin_port = v6.sin6_port = htons(static_cast<uint16_t>(port));
+    v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    v6.sin6_addr = in6addr_loopback;
+    bool is_v6 = family == AF_INET6;
+    const auto* address =
+        is_v6 ? reinterpret_cast<const sockaddr*>(&v6) : reinterpret_cast<const sockaddr*>(&v4);
+    if (::connect(socket.get(), address, is_v6 ? sizeof(v6) : sizeof(v4)) != 0) return "";
     return read_all(socket.get());
 }
 
@@ -216,6 +221,23 @@ TEST_CASE("the agent says what the cluster can do: up, drain, down") {
     CHECK(contains(read_file("/proc/thread-self/net/tcp"),
                    fmt::format("0100007F:{:04X} 00000000:0000 0A", kAgent)));
     CHECK(next.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+TEST_CASE("the agent answers at an IPv6 address, and there alone") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "1", "--agent", fmt::format("[::1]:{}", kAgent)},
+                    hello());
+    REQUIRE(cluster.wait_ready(1));
+    CHECK(ask_agent(kAgent, AF_INET6).starts_with("ready up "));
+    CHECK(ask_agent(kAgent, AF_INET) == "");
+    REQUIRE(cluster.drover({"drain", "web"}).status == 0);
+    CHECK(ask_agent(kAgent, AF_INET6) == "drain\n");
+    Cluster other(sandbox, "other", {"-n", "1", "--agent", fmt::format("[::1]:{}", kAgent)},
+                  hello({"--port", "8081"}));
+    CHECK(other.master().wait() == 1);
+    CHECK(contains(other.master().err(), "listen for agent checks at ::1 port 9000 (--agent)"));
+    CHECK(cluster.stop() == 0);
     CHECK(sandbox.leftovers() == "");
 }
 

@@ -10,6 +10,7 @@
 
 #include "harness.h"
 #include "http.h"
+#include "nobody.h"
 
 namespace drover::test {
 
@@ -233,14 +234,7 @@ TEST_CASE("doctor finds nothing in the way here") {
 
 TEST_CASE("run without root fails with one sentence") {
     Sandbox sandbox;
-    // A copy, because nobody may not be allowed to enter the build's folder.
-    std::string copy = sandbox.path("drover");
-    write_file(copy, read_file(build_folder() + "/drover"));
-    REQUIRE(::chmod(copy.c_str(), 0755) == 0);
-    auto outcome = sandbox.run({.command = {copy, "run", "--", "/bin/true"},
-                                .extra_environment = {},
-                                .identity = 65534,
-                                .cwd = {}});
+    auto outcome = drover_as_nobody(sandbox, {"run", "--", "/bin/true"});
     CHECK(outcome.status == 1);
     check_one_sentence(outcome);
     CHECK(contains(outcome.err, "root"));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Configuration files in real life, the man pages, and the completion in a real bash.
+// Configuration files in real life, the man pages, and the completion in a real bash and zsh.
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -261,6 +261,59 @@ TEST_CASE("bash completes verbs, options, values, files, and names of clusters a
     CHECK(completed(sandbox, {"drover", "drain", "web/2"}) == "web/2 ");
     CHECK(completed(sandbox, {"drover", "scale", ""}) == "web ");
     CHECK(completed(sandbox, {"drover", "config", "show", "w"}) == "web ");
+    CHECK(cluster.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+namespace {
+
+// Types $1 and Tab into an interactive zsh, which puts all that it offers into the line, and prints
+// that. $2: a folder with _drover; $3: one with drover.
+constexpr const char* kTypeIntoZsh = R"(
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell "PROMPT=; fpath=($2 \$fpath); path=($3 \$path); autoload -Uz compinit; compinit -D -u
+zstyle ':completion:*' completer _all_matches _complete; zstyle ':completion:*' insert yes
+tell() { print -rn -- \"<<\$BUFFER>>\"; BUFFER= }; zle -N tell; bindkey '^X' tell
+bindkey '^I' complete-word; print rea''dy"
+zpty -r -m shell out '*ready*' || exit 1
+zpty -w -n shell "$1"$'\t\C-x'
+zpty -r -m shell out '*<<*>>*' || exit 1
+out=${out##*<<}
+print -rn -- "${out%%>>*}"
+zpty -d shell
+)";
+
+std::string completed_by_zsh(Sandbox& sandbox, const std::string& zsh, const std::string& line) {
+    write_file(sandbox.path("functions/_drover"), sandbox.drover({"completion", "zsh"}).out);
+    auto outcome = sandbox.run({.command = {zsh, "-f", "-c", kTypeIntoZsh, zsh, line,
+                                            sandbox.path("functions"), build_folder()},
+                                .extra_environment = {"TERM=dumb"},
+                                .identity = {},
+                                .cwd = {}});
+    INFO(line, ": ", outcome.out, outcome.err);
+    CHECK(outcome.status == 0);
+    return outcome.out;
+}
+
+}  // namespace
+
+TEST_CASE("zsh completes verbs, options, values, files, and names of clusters and workers") {
+    auto zsh = find_program("zsh");
+    if (!zsh) return;
+    Sandbox sandbox;
+    write_config(sandbox.path("drover.toml"), "");
+    std::filesystem::create_directory(sandbox.path("functions"));
+    auto completed = [&](const std::string& line) { return completed_by_zsh(sandbox, *zsh, line); };
+    CHECK(completed("drover sta") == "drover start status ");
+    CHECK(completed("drover run --drain") == "drover run --drain-timeout ");
+    CHECK(completed("drover run --policy l") == "drover run --policy least-busy least-conn ");
+    CHECK(completed("drover run --config dro") == "drover run --config drover.toml ");
+    CHECK(completed("drover config ") == "drover config check show ");
+    Cluster cluster(sandbox, "web", {"-n", "2"}, hello());
+    REQUIRE(cluster.wait_ready(2));
+    CHECK(completed("drover stop ") == "drover stop web web/1 web/2 ");
+    CHECK(completed("drover drain web/2") == "drover drain web/2 ");
     CHECK(cluster.stop() == 0);
     CHECK(sandbox.leftovers() == "");
 }

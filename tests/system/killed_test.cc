@@ -24,6 +24,7 @@
 #include "crowd.h"
 #include "harness.h"
 #include "http.h"
+#include "tracer.h"
 
 namespace drover::test {
 
@@ -183,21 +184,8 @@ Words strace(const Scene& scene, const std::optional<Point>& point) {
     return command;
 }
 
-Child start(Scene& scene, const Words& command) {
-    return scene.sandbox.start(
-        {.command = command, .extra_environment = {}, .identity = {}, .cwd = {}});
-}
-
-// strace at the running master.
 Child attach(Scene& scene, const std::optional<Point>& point) {
-    pid_t master = scene.cluster->master().pid();
-    Words command = strace(scene, point);
-    command.insert(command.end(), {"-p", std::to_string(master)});
-    Child tracer = start(scene, command);
-    REQUIRE(eventually([&] {
-        return !contains(read_file(fmt::format("/proc/{}/status", master)), "TracerPid:\t0\n");
-    }));
-    return tracer;
+    return attach_tracer(scene.sandbox, scene.cluster->master().pid(), strace(scene, point));
 }
 
 std::vector<Point> points_in(const std::string& trace) {

@@ -16,6 +16,7 @@
 
 #include "harness.h"
 #include "http.h"
+#include "nobody.h"
 
 namespace drover::test {
 
@@ -320,6 +321,22 @@ TEST_CASE("what cannot be written to begin with is told, and the cluster runs al
     }));
     CHECK(contains(cluster.master().out(), "[web/0] hello\n"));
     CHECK(cluster.stop() == 0);
+}
+
+TEST_CASE("who may not read logs is told so, and what to do") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "1", "--ready", "exec"},
+                    shell("echo hello; exec sleep 1000"));
+    REQUIRE(cluster.wait_ready(1));
+    CHECK(cluster.stop() == 0);
+    CHECK(contains(sandbox.drover({"logs", "web"}).out, "[web/0] hello"));
+    for (const Words& words : {Words{"logs", "web"}, Words{"logs"}}) {
+        auto outcome = drover_as_nobody(sandbox, words);
+        CHECK(outcome.status == 1);
+        CHECK(outcome.err == fmt::format("drover: there is no log that you may read: those in {} "
+                                         "and in the journal are root's alone: run it with sudo\n",
+                                         sandbox.log_folder()));
+    }
 }
 
 TEST_CASE("bad options of logs are told in one sentence each") {

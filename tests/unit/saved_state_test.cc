@@ -161,6 +161,15 @@ TEST_CASE("saved state: what differs is a policy, a number, a release, or not to
     CHECK(both->policy == PolicyChoice(Policy::hash));
     CHECK_FALSE(both->release);
 
+    // A master that becomes another program wants what there is.
+    state.instances.push_back({2, 1, 1, 0, {}});
+    auto upgraded = changes_since(state, config_of(state));
+    REQUIRE(upgraded);
+    CHECK_FALSE(upgraded->policy);
+    CHECK_FALSE(upgraded->workers);
+    CHECK_FALSE(upgraded->release);
+    state.instances.pop_back();
+
     Options release = same;
     release.push_back({"drain-timeout", "1s"});
     CHECK(changes_since(state, given(release))->release->drain_timeout == 1s);

@@ -89,6 +89,16 @@ Result<Source> find_source(const std::string& named, const Paths& paths,
     return log_of_past(cluster, paths, file_of_dead(cluster));
 }
 
+// To others than root it looks as if there were none.
+Error explained(Error error, const Paths& paths) {
+    if (::geteuid() == 0 || (error.code != "no-cluster" && error.number != EACCES)) return error;
+    return {"denied",
+            fmt::format("there is no log that you may read: those in {} and in the journal are "
+                        "root's alone: run it with sudo",
+                        paths.log_root),
+            0};
+}
+
 }  // namespace
 
 std::string render_log_line(const LogLine& line, const std::string& cluster, bool color) {
@@ -118,7 +128,8 @@ int show_logs(const Invocation& invocation, const Paths& paths,
     };
     auto source = find_source(invocation.cluster, paths, file_of_dead);
     if (!source)
-        return complain(source.error().text, source.error().code == "usage" ? kUsage : kFailed);
+        return complain(explained(source.error(), paths).text,
+                        source.error().code == "usage" ? kUsage : kFailed);
     if (source->log.empty())
         return complain(
             fmt::format("cluster {} keeps no log: it runs with --log-file none", source->cluster),
@@ -138,7 +149,7 @@ int show_logs(const Invocation& invocation, const Paths& paths,
                                          : read_log_files(source->log, query, tell);
     if (read) return kDone;
     if (read.error().number == ENOENT) return kDone;  // it has printed nothing yet
-    return complain(read.error().text, kFailed);
+    return complain(explained(read.error(), paths).text, kFailed);
 }
 
 }  // namespace drover::cli

@@ -33,6 +33,8 @@ void Outlets::open() {
 }
 
 void Outlets::write(const Origin& origin, std::string_view lines) {
+    // First, so that `drover logs` has whatever somebody has seen.
+    write_to_file(origin, lines);
     bool is_err = origin.stream == LogStream::err;
     if (is_err ? err_is_journal_ : out_is_journal_) {
         each_line(lines, [&](std::string_view line) { journal_.write(origin, line); });
@@ -51,7 +53,6 @@ void Outlets::write(const Origin& origin, std::string_view lines) {
         });
         sink.write(text);
     }
-    write_to_file(origin, lines);
 }
 
 void Outlets::write_to_file(const Origin& origin, std::string_view lines) {

@@ -6,12 +6,14 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <filesystem>
 
 #include "base/cgroup.h"
 #include "steer/diag.h"
+#include "steer/usage.h"
 
 namespace drover::steer {
 
@@ -46,6 +48,14 @@ Check bpf_check() {
                 ? "the kernel takes sk_reuseport, sock_ops and cgroup programs"
                 : "the kernel refuses BPF programs (in a container it needs CAP_BPF, CAP_NET_ADMIN "
                   "and CAP_PERFMON; with lockdown=confidentiality there is no way)"};
+}
+
+Check usage_check() {
+    auto reader = Cgroup::mount_point().and_then(Cgroup::open).and_then(UsageReader::open);
+    return {"usage", reader.has_value(), false,
+            reader ? "CPU and memory of all workers are read at once"
+                   : fmt::format("{}: status reads CPU and memory of one worker after the other",
+                                 reader.error().text)};
 }
 
 }  // namespace
@@ -104,6 +114,14 @@ std::vector<Check> check_ground(const Paths& paths) {
     checks.push_back({"bpffs", bpffs, true,
                       bpffs ? "there is a place for pins"
                             : "there is no /sys/fs/bpf to pin programs in: mount sysfs"});
+    return checks;
+}
+
+std::vector<Check> check_ground_fully(const Paths& paths) {
+    auto checks = check_ground(paths);
+    if (std::ranges::any_of(checks, [](const Check& check) { return check.fatal && !check.ok; }))
+        return checks;
+    checks.push_back(usage_check());
     return checks;
 }
 

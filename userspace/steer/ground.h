@@ -13,6 +13,8 @@
 namespace drover::steer {
 
 std::vector<Check> check_ground(const Paths& paths);
+// Those, and what takes longer to find out, which is never fatal.
+std::vector<Check> check_ground_fully(const Paths& paths);
 
 // At least 6.1? From uname's release, "6.1.0-13-amd64". Pure.
 bool is_new_enough(const std::string& release);

@@ -150,6 +150,9 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
         return tl::unexpected(steering.error());
     }
     self->steering_ = std::move(*steering);
+    // Where it cannot be, files tell the same; `drover doctor` says why.
+    if (auto reader = steer::UsageReader::open(self->cluster_))
+        self->usage_reader_ = std::move(*reader);
 
     self->output_ = std::make_unique<worker::Output>(
         loop, config.name, sys::CgroupEntry{self->logger_cgroup_.fd(), self->enter_late_},
@@ -399,16 +402,25 @@ Result<void> ClusterEffects::set_policy(const PolicyChoice& policy) {
     return steering_->set_policy(abi_policy(policy.kind), policy.file);
 }
 
-// Several system calls a worker: so no more often than makes a difference to anybody, however often
-// and by however many the status is asked for.
+// No more often than makes a difference to anybody, however often and by however many the status is
+// asked for. Of all workers at once; of one that is not there (or where this kernel does not tell
+// it so) by its cgroup's files, at several system calls each.
 void ClusterEffects::look_at_usage() {
     auto now = std::chrono::steady_clock::now();
     bool is_due = now - usage_looked_at_ >= kUsageAge;
     if (is_due) usage_looked_at_ = now;
-    for (auto& [id, process] : processes_)
-        if (is_due || !process.usage)
-            process.usage =
-                Usage{process.cgroup.cpu_microseconds() / 1000, process.cgroup.memory_bytes()};
+    auto is_wanted = [is_due](const Process& process) { return is_due || !process.usage; };
+    bool any_wanted =
+        std::ranges::any_of(processes_, [&](const auto& entry) { return is_wanted(entry.second); });
+    std::map<uint64_t, steer::Usage> all;
+    if (usage_reader_ && any_wanted) all = usage_reader_->read();
+    for (auto& [id, process] : processes_) {
+        const Cgroup& cgroup = process.cgroup;
+        if (auto found = all.find(cgroup.id()); found != all.end())
+            process.usage = found->second;
+        else if (is_wanted(process))
+            process.usage = steer::Usage{cgroup.cpu_microseconds(), cgroup.memory_bytes()};
+    }
 }
 
 Numbers ClusterEffects::numbers() {
@@ -424,7 +436,7 @@ Numbers ClusterEffects::numbers() {
     look_at_usage();
     for (const auto& [id, process] : processes_) {
         WorkerNumbers& out = numbers.workers[id];
-        out.cpu_ms_total = process.usage->cpu_ms_total;
+        out.cpu_ms_total = process.usage->cpu_microseconds / 1000;
         out.memory_bytes = process.usage->memory_bytes;
         out.log_dropped_total = output_->dropped_lines(id);
     }

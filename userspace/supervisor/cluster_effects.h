@@ -18,6 +18,7 @@
 #include "base/result.h"
 #include "steer/pinned.h"
 #include "steer/steering.h"
+#include "steer/usage.h"
 #include "supervisor/channels.h"
 #include "supervisor/config.h"
 #include "supervisor/effects.h"
@@ -97,11 +98,6 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
         uint64_t moved_before = 0;    // connections from its queue to other workers
         Asked tell;
     };
-    // What a worker uses.
-    struct Usage {
-        uint64_t cpu_ms_total = 0;
-        uint64_t memory_bytes = 0;
-    };
     struct Process {
         int instance = 0;
         int pid = 0;
@@ -113,7 +109,7 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
         std::shared_ptr<const Config> config;
         worker::SpawnRequest request;
         Cgroup cgroup;
-        std::optional<Usage> usage;  // as of the last look
+        std::optional<steer::Usage> usage;  // as of the last look
         bool leaving = false;
         bool is_node = false;  // it speaks Node's channel
         std::optional<std::chrono::steady_clock::time_point> idle_since;  // drained, see there
@@ -176,6 +172,7 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     Cgroup cluster_;
     Cgroup logger_cgroup_;
     std::unique_ptr<steer::Steering> steering_;
+    std::unique_ptr<steer::UsageReader> usage_reader_;  // none: see there
     std::unique_ptr<worker::Output> output_;
     std::unique_ptr<worker::NotifySocket> notify_;  // with --ready notify
     std::unique_ptr<SharedSockets> sockets_;

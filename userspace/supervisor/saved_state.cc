@@ -203,15 +203,16 @@ Result<SavedState> parse_saved_state(const std::string& text) {
     }
 }
 
-Config config_in(const SavedState& saved) {
+Config config_of(const SavedState& saved) {
     Config config = saved.releases.at(saved.stable);
     if (auto policy = parse_policy(saved.policy)) config.policy = *policy;
+    config.workers = static_cast<int>(saved.instances.size());
     return config;
 }
 
 Result<Changes> changes_since(const SavedState& saved, const Config& wanted) {
     Changes changes;
-    changes.before = config_in(saved);
+    changes.before = config_of(saved);
     bool differs = wanted.command != changes.before.command || wanted.cwd != changes.before.cwd ||
                    wanted.file_env != changes.before.file_env;
     for (const Option& option : option_table()) {
@@ -221,8 +222,8 @@ Result<Changes> changes_since(const SavedState& saved, const Config& wanted) {
             if (!now.empty() && wanted.policy != changes.before.policy)
                 changes.policy = wanted.policy;
         } else if (option.name == "workers") {
-            bool is_other = wanted.workers != static_cast<int>(saved.instances.size());
-            if (!now.empty() && is_other) changes.workers = wanted.workers;
+            if (!now.empty() && wanted.workers != changes.before.workers)
+                changes.workers = wanted.workers;
         } else if (now == before) {
             continue;
         } else if (!option.fixed.empty()) {

@@ -68,8 +68,9 @@ Result<void> save_state(const Paths& paths, const std::string& cluster, const Sa
 // Error "unusable" where there is none, or none that can be used; the text says why.
 Result<SavedState> load_state(const Paths& paths, const std::string& cluster);
 
-// What the stable release was, with the policy as it was last. Pure.
-Config config_in(const SavedState& saved);
+// The configuration that the cluster has, with what was changed by hand: the number of workers and
+// the policy. Pure.
+Config config_of(const SavedState& saved);
 
 // What somebody who runs the cluster anew wants otherwise than it was.
 struct Changes {
