@@ -225,29 +225,28 @@ int run_master(supervisor::Config config, Paths paths, const std::string& progra
     // As a service: workers that live stay where they are, others come into the unit's cgroup.
     if (!goes_on && std::getenv("DROVER_CGROUP") == nullptr)
         if (auto unit = admin::enter_unit()) paths.cgroup_root = *unit;
+    // What lives on is the next one's to take over.
+    auto give_up_early = [&](const Error& error) {
+        if (!saved) supervisor::remove_run_folder(paths, config.name);
+        return refuse(error);
+    };
     if (!saved)
-        if (auto noted = paths.note_cgroup(config.name); !noted) return refuse(noted.error());
+        if (auto noted = paths.note_cgroup(config.name); !noted)
+            return give_up_early(noted.error());
 
     // 3. The event loop. Output that breaks must not end the master.
     std::signal(SIGPIPE, SIG_IGN);
     auto loop = EventLoop::open();
-    if (!loop) return refuse(loop.error());
+    if (!loop) return give_up_early(loop.error());
 
     // 4. The admin port; steering is loaded and named ports are taken, the logger runs.
     auto admin_port = open_admin_port(config, goes_on);
     if (!admin_port && goes_on) log::error(admin_port.error().text);  // its workers need a master
-    if (!admin_port && !goes_on) {
-        if (!saved) supervisor::remove_run_folder(paths, config.name);
-        return refuse(admin_port.error());
-    }
+    if (!admin_port && !goes_on) return give_up_early(admin_port.error());
     auto effects = supervisor::ClusterEffects::open(
         config, paths, *loop, saved ? &*saved : nullptr,
         goes_on ? inherited(supervisor::kKeeperFds) : std::vector<Fd>());
-    if (!effects) {
-        // What lives on is the next one's to take over.
-        if (!saved) supervisor::remove_run_folder(paths, config.name);
-        return refuse(effects.error());
-    }
+    if (!effects) return give_up_early(effects.error());
     KeptLog kept_log(**effects);
     if (::geteuid() == 0 && config.user.empty())
         log::warn("workers run as root: --user NAME gives them a user of their own");

@@ -46,6 +46,7 @@ uint64_t resident_bytes(int pid) {
 
 Result<std::string> Cgroup::mount_point() {
     std::ifstream mounts("/proc/self/mountinfo");
+    if (!mounts) return fail_errno(errno, "read /proc/self/mountinfo");
     std::string line;
     while (std::getline(mounts, line)) {
         // id parent major:minor root mount-point options … - type source options

@@ -130,6 +130,8 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     Result<void> add_listen_sockets(WorkerId id, worker::SpawnRequest& request,
                                     std::vector<Fd>& kept);
     // Where there is none yet; at that address, or a new one.
+    Result<void> open_parts(SavedState* saved, std::vector<Fd> keepers);
+    void undo_open();
     Result<void> open_notify_socket(const std::string& at = {});
     void drop_dead(SavedState& saved);
     void reap_later(int pid);
@@ -170,9 +172,9 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     EventLoop& loop_;
     WorkerObserver* observer_ = nullptr;
     std::optional<worker::Identity> identity_;
-    std::string log_;           // where the lines go, as in Status
-    bool enter_late_ = false;   // see sys::CgroupEntry
-    uint64_t soft_nofile_ = 0;  // the master's own soft limit before it raised it
+    std::string log_;                      // where the lines go, as in Status
+    bool enter_late_ = false;              // see sys::CgroupEntry
+    std::optional<uint64_t> soft_nofile_;  // the master's own soft limit before it raised it
     Cgroup cluster_;
     Cgroup logger_cgroup_;
     std::unique_ptr<steer::Steering> steering_;

@@ -91,8 +91,8 @@ std::vector<int> ClusterEffects::prepare_exec() {
     auto keepers = steering_->keepers();
     for (int keeper : keepers) ::fcntl(keeper, F_SETFD, 0);
     rlimit files{};
-    if (::getrlimit(RLIMIT_NOFILE, &files) == 0 && soft_nofile_ > 0) {
-        files.rlim_cur = std::min<rlim_t>(soft_nofile_, files.rlim_max);
+    if (::getrlimit(RLIMIT_NOFILE, &files) == 0 && soft_nofile_) {
+        files.rlim_cur = std::min<rlim_t>(*soft_nofile_, files.rlim_max);
         (void)::setrlimit(RLIMIT_NOFILE, &files);
     }
     return keepers;

@@ -296,7 +296,7 @@ void Supervisor::on_exit(WorkerId id, const Exit& how) {
     facts.replace_wanted = worker->replace_after;
     facts.succeeded = how.code == 0 && worker->ending == ExitReason::crash;
     facts.exec_failed = worker->exec_failed;
-    facts.conflict = worker->conflict;
+    facts.conflict = worker->conflict && !worker->conflict_may_pass;
     facts.was_ready = worker->ready_since.has_value();
     if (facts.was_ready)
         facts.since_ready = duration_cast<milliseconds>(now - *worker->ready_since);
@@ -341,7 +341,11 @@ void Supervisor::on_conflict(WorkerId id, const ConflictData& conflict) {
     Worker* worker = find(id);
     if (worker == nullptr || worker->conflict) return;
     worker->conflict = true;
-    tell(EventKind::conflict, worker, conflict);
+    worker->conflict_may_pass = conflict.may_pass;
+    if (conflict.may_pass)
+        on_trouble(id, {"system", conflict.text});
+    else
+        tell(EventKind::conflict, worker, conflict);
     // Killed at once: what it may have accepted was meant for the port's owner.
     worker->fault = conflict.text;
     effects_.deactivate(id);
