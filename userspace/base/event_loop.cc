@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <thread>
 
 #include "base/log.h"
 
@@ -152,9 +153,17 @@ void EventLoop::feed_watchdog() {
     sd_event_set_watchdog(event_.get(), 1);
 }
 
+// What fails in the loop itself (a timer that cannot be set, a signal that cannot be read) is no
+// reason to leave: what was ready is so still.
 int EventLoop::run() {
-    int status = sd_event_loop(event_.get());
-    return status < 0 ? 1 : status;
+    constexpr std::chrono::milliseconds kPause{100};
+    for (bool told = false;; told = true) {
+        int status = sd_event_loop(event_.get());
+        if (status >= 0) return status;
+        if (sd_event_get_state(event_.get()) == SD_EVENT_FINISHED) return 1;
+        if (!told) log::error(fmt::format("the event loop: {}: going on", std::strerror(-status)));
+        std::this_thread::sleep_for(kPause);
+    }
 }
 
 void EventLoop::exit(int status) {

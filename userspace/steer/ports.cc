@@ -65,7 +65,7 @@ PortOwnership::~PortOwnership() {
 void PortOwnership::release() {
     for (const auto& [port, lock] : locks_) ::unlink(lock_path(folder_, port).c_str());
     locks_.clear();
-    ::rmdir(folder_.c_str());
+    remove_stale_locks(folder_);  // such as one that could be made and not be locked
 }
 
 void remove_stale_locks(const std::string& folder) {

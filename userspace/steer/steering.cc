@@ -256,9 +256,15 @@ void Steering::refuse_when_idle() {
 void Steering::serve_events() {
     programs_->consume_events();
     uint64_t lost = programs_->totals().events_lost_total;
-    if (lost == std::exchange(events_lost_, lost)) return;
+    uint64_t more = lost - std::exchange(events_lost_, lost);
+    if (more == 0) return;
     // Not at once: this may be in the middle of something.
-    on_rescan_ = loop_.soon([this] { reconcile(); });
+    on_rescan_ = loop_.soon([this, more] {
+        observer_.on_trouble(fmt::format(
+            "{} reports of the BPF programs found no room: all listeners are looked at anew",
+            more));
+        reconcile();
+    });
 }
 
 int Steering::keeper_backlog() const {

@@ -20,6 +20,7 @@
 namespace drover::supervisor {
 
 void ClusterEffects::save(SavedState state) {
+    on_save_again_.reset();
     for (SavedWorker& worker : state.workers) {
         auto found = processes_.find(worker.id);
         if (found == processes_.end()) continue;
@@ -38,11 +39,17 @@ void ClusterEffects::save(SavedState state) {
     if (notify_) state.notify_address = notify_->address();
     std::string text = to_text(state);
     if (text == saved_text_) return;
-    if (auto saved = save_state(paths_, config_.name, state); !saved)
-        return log::warn(
-            fmt::format("{}: should this master be killed, the next one cannot take its "
-                        "workers over",
-                        saved.error().text));
+    if (auto saved = save_state(paths_, config_.name, state); !saved) {
+        if (!std::exchange(save_failed_, true))
+            log::warn(
+                fmt::format("{}: should this master be killed, the next one cannot take its "
+                            "workers over; trying again",
+                            saved.error().text));
+        constexpr std::chrono::seconds kSaveAgain{5};
+        on_save_again_ = loop_.after(kSaveAgain, [this, state] { save(state); });
+        return;
+    }
+    save_failed_ = false;
     saved_text_ = std::move(text);
 }
 

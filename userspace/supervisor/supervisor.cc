@@ -78,11 +78,14 @@ void Supervisor::spawn(int instance, const Release& release, bool is_candidate) 
         {id, instance, release.generation, static_cast<int>(instances_.size()), release.config});
     if (!spawned) {
         tell(EventKind::error, &worker, ErrorData{spawned.error().code, spawned.error().text});
-        log::error(fmt::format("cannot start a worker: {}", spawned.error().text));
+        // Told once; each try is an event.
+        if (!std::exchange(spawn_failed_, true))
+            log::warn(fmt::format("cannot start a worker: {}", spawned.error().text));
         worker.fault = spawned.error().text;
         on_exit(id, Exit{127, std::nullopt, ExitReason::exec});
         return;
     }
+    spawn_failed_ = false;
     worker.pid = spawned->pid;
     worker.slot = spawned->slot;
     tell(EventKind::fork, &worker);

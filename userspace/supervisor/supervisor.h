@@ -294,7 +294,8 @@ class Supervisor : public WorkerObserver {
     EventLoop::Source leave_timer_;  // a stop is announced, and connections are still taken
     bool stopping_ = false;
     bool finished_ = false;
-    bool is_dirty_ = false;  // something has changed that is written down
+    bool is_dirty_ = false;      // something has changed that is written down
+    bool spawn_failed_ = false;  // the last one that was to be started
     bool settling_ = false;
     int exit_status_ = 0;
     std::minstd_rand random_{std::random_device{}()};
