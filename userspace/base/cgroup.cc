@@ -10,6 +10,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "base/folder.h"
+
 namespace drover {
 
 namespace fs = std::filesystem;
@@ -120,7 +122,7 @@ uint64_t Cgroup::memory_bytes() const {
 std::vector<std::string> Cgroup::children() const {
     std::vector<std::string> names;
     std::error_code error;
-    for (const auto& entry : fs::directory_iterator(path_, error))
+    for (const auto& entry : entries_of(path_))
         if (entry.is_directory(error)) names.push_back(entry.path().filename());
     return names;
 }

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "base/folder.h"
 #include "base/sys.h"
 #include "steer/diag.h"
 
@@ -69,8 +70,7 @@ void PortOwnership::release() {
 }
 
 void remove_stale_locks(const std::string& folder) {
-    std::error_code ignored;
-    for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+    for (const auto& entry : entries_of(folder)) {
         Fd file(::open(entry.path().c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
         if (file.is_open() && sys::try_lock(file.get()) == 0) ::unlink(entry.path().c_str());
     }

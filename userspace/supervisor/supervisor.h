@@ -141,7 +141,7 @@ class Supervisor : public WorkerObserver {
         std::vector<Done> rescues;  // that were asked for by hand
         bool exec_failed = false;
         bool conflict = false;
-        bool conflict_may_pass = false;
+        bool fault_may_pass = false;    // another try is worth it
         std::string fault;              // the sentence of exec_failed or conflict
         bool said_ready = false;        // over its channel
         bool signalled = false;         // the stop signal was sent
