@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <sstream>
 #include <string>
+#include <thread>
 
 #include "admin/agent.h"
 #include "admin/controller.h"
@@ -364,11 +365,22 @@ int can_go_on(const std::string& cluster) {
     return cli::kDone;
 }
 
+// There is no way back to the master that became this one. So what fails is tried again, as long as
+// there are workers without a master.
 int go_on(const std::string& cluster) {
-    Paths paths = Paths::from_environment();
-    auto saved = supervisor::load_state(paths, cluster);
-    if (!saved) return refuse(saved.error());
-    return run_master(saved->releases.at(saved->stable), paths, own_program(), /*goes_on=*/true);
+    constexpr int kTries = 10;
+    constexpr std::chrono::seconds kPause{1};
+    for (int tries = 1;; tries++) {
+        Paths paths = Paths::from_environment();
+        auto saved = supervisor::load_state(paths, cluster);
+        int status = saved ? run_master(saved->releases.at(saved->stable), paths, own_program(),
+                                        /*goes_on=*/true)
+                           : refuse(saved.error());
+        bool is_over =
+            status == cli::kDone || supervisor::find_leftovers(paths, cluster).pids.empty();
+        if (is_over || tries == kTries) return status;
+        std::this_thread::sleep_for(kPause);
+    }
 }
 
 // `drover stop NAME` where the master is dead: its workers are ended here.

@@ -18,6 +18,7 @@
 #include "crowd.h"
 #include "harness.h"
 #include "http.h"
+#include "messages.h"
 #include "points.h"
 
 namespace drover::test {
@@ -98,10 +99,24 @@ struct Fault {
     }
 };
 
-// Whether a failure of it can be told from none: closing what is duplicated cannot fail, …
+// Some are of several minds.
 bool can_fail(const Point& point) {
     if (point.call == "fcntl") return contains(point.text, "F_DUPFD");
+    if (point.call == "epoll_ctl") return contains(point.text, "EPOLL_CTL_ADD");
     return true;
+}
+
+// Without what the dynamic loader does: from its first look around to the first line of main().
+std::vector<Point> without_loader(std::vector<Point> points) {
+    auto last = std::ranges::find_if(points, [](const Point& point) {
+        return point.call == "openat" && contains(point.text, "\"/dev/null\", O_RDWR)");
+    });
+    if (last == points.end()) return points;
+    auto first = std::find_if(points.begin(), last,
+                              [](const Point& point) { return contains(point.text, "/ld.so."); });
+    while (first != points.begin() && std::prev(first)->call == "mmap") --first;
+    points.erase(first, last);
+    return points;
 }
 
 std::vector<Fault> faults_at(const std::vector<Point>& points) {
@@ -166,7 +181,6 @@ bool is_ready(Sandbox& sandbox) {
            status["groups"][0]["active"].size() == kWorkers;
 }
 
-// From the first line of main() on: before it the dynamic loader is at work.
 std::vector<Point> points_of_start(const Ground& ground) {
     Sandbox sandbox;
     Child master = start(sandbox, ground, std::nullopt);
@@ -176,11 +190,7 @@ std::vector<Point> points_of_start(const Ground& ground) {
     CHECK(sandbox.drover({"stop", "web"}).status == 0);
     CHECK(master.wait() == 0);
     CHECK(sandbox.leftovers() == "");
-    auto first = std::ranges::find_if(all, [](const Point& point) {
-        return point.text.starts_with("openat(") && contains(point.text, "\"/dev/null\", O_RDWR");
-    });
-    CHECK(first != all.end());
-    return {first, all.end()};
+    return without_loader(all);
 }
 
 // Lines of an ended master that say an error.
@@ -343,6 +353,10 @@ const std::vector<Deed>& deeds() {
     return all;
 }
 
+bool is_traced(pid_t pid) {
+    return !contains(read_file(fmt::format("/proc/{}/status", pid)), "TracerPid:\t0\n");
+}
+
 // strace at the running master.
 Child attach(Scene& scene, const std::optional<Fault>& fault) {
     pid_t master = scene.cluster.master().pid();
@@ -350,9 +364,7 @@ Child attach(Scene& scene, const std::optional<Fault>& fault) {
     command.insert(command.end(), {"-p", std::to_string(master)});
     Child tracer = scene.sandbox.start(
         {.command = command, .extra_environment = {}, .identity = {}, .cwd = {}});
-    REQUIRE(eventually([&] {
-        return !contains(read_file(fmt::format("/proc/{}/status", master)), "TracerPid:\t0\n");
-    }));
+    REQUIRE(eventually([&] { return is_traced(master); }));
     return tracer;
 }
 
@@ -367,7 +379,7 @@ std::vector<Point> points_of(const Deed& deed) {
     Child tracer = attach(scene, std::nullopt);
     CHECK(deed.act(scene));
     detach(tracer);
-    auto points = points_in(read_file(scene.sandbox.path("trace")));
+    auto points = without_loader(points_in(read_file(scene.sandbox.path("trace"))));
     if (scene.cluster.master().runs()) CHECK(scene.cluster.stop() == 0);
     CHECK(scene.sandbox.leftovers() == "");
     return points;
@@ -406,6 +418,47 @@ void do_with(const Deed& deed, const Fault& fault) {
     CHECK(scene.sandbox.leftovers() == "");
 }
 
+// --- Between fork and exec -----------------------------------------------------------------------
+
+struct ChildFault {
+    std::string call;
+    std::string error;
+    std::string said;
+    Words options;
+    bool is_of_program = false;  // the call names the program
+};
+
+const std::vector<ChildFault>& child_faults() {
+    static const std::vector<ChildFault> all = {
+        {"chdir",
+         "EACCES",
+         "enter the working directory /tmp as user root: Permission denied",
+         {"--cwd", "/tmp"}},
+        {"setgroups", "EPERM", "become user nobody: Operation not permitted", {"--user", "nobody"}},
+        {"setresgid", "EPERM", "become user nobody: Operation not permitted", {"--user", "nobody"}},
+        {"setresuid",
+         "EAGAIN",
+         "become user nobody: Resource temporarily unavailable",
+         {"--user", "nobody"}},
+        {"dup2", "EMFILE", "set up the file descriptors of", {}},
+        {"close_range", "ENOMEM", "set up the file descriptors of", {}},
+        {"execve", "ENOMEM", "/hello: Cannot allocate memory", {}, true},
+        {"execve", "E2BIG", "/hello: Argument list too long", {}, true},
+        {"execve", "ETXTBSY", "/hello: somebody has it open for writing", {}, true},
+    };
+    return all;
+}
+
+// In each process that the master starts.
+Words strace_children(const ChildFault& fault) {
+    Words command = {"/usr/bin/strace", "-f", "-qq", "-o", "/dev/null"};
+    for (const std::string& word : {std::string("-e"), "trace=" + fault.call, std::string("-e"),
+                                    fmt::format("inject={}:error={}", fault.call, fault.error)})
+        command.push_back(word);
+    if (fault.is_of_program) command.insert(command.end(), {"-P", hello_path()});
+    return command;
+}
+
 }  // namespace
 
 TEST_SUITE_BEGIN("faults");
@@ -431,6 +484,59 @@ TEST_CASE("a system call that fails while a master serves is told, and the next 
         CHECK_FALSE(faults.empty());
         if (!is_full_run()) faults = by_chance(faults, kOfDeed, with_seed);
         for (const Fault& fault : faults) do_with(deed, fault);
+    }
+}
+
+TEST_CASE("what fails between fork and exec ends a start with a sentence that names it") {
+    if (!find_program("strace")) return;
+    for (const ChildFault& fault : child_faults()) {
+        INFO(fault.call, " fails with ", fault.error);
+        Sandbox sandbox;
+        Words command = strace_children(fault);
+        command.insert(command.begin() + 1, "-D");
+        for (const auto& word :
+             {build_folder() + "/drover", std::string("run"), std::string("--name"),
+              std::string("web"), std::string("-n"), std::string("1"),
+              std::string("--max-restarts"), std::string("2/60s")})
+            command.push_back(word);
+        command.insert(command.end(), fault.options.begin(), fault.options.end());
+        command.insert(command.end(), {"--", hello_path()});
+        Child master =
+            sandbox.start({.command = command, .extra_environment = {}, .identity = {}, .cwd = {}});
+        CHECK(master.wait() == 1);
+        INFO("it said: ", master.err());
+        auto errors = errors_in(master.err());
+        REQUIRE(errors.size() == 1);
+        CHECK(contains(errors.front(), fault.said));
+        CHECK(sandbox.leftovers() == "");
+    }
+}
+
+TEST_CASE("what fails between fork and exec of a replacement is tried again until it succeeds") {
+    if (!find_program("strace")) return;
+    for (const ChildFault& fault : child_faults()) {
+        if (!fault.options.empty()) continue;
+        INFO(fault.call, " fails with ", fault.error);
+        Scene scene;
+        REQUIRE(scene.cluster.wait_ready(kWorkers));
+        Words command = strace_children(fault);
+        command.insert(command.end(), {"-p", std::to_string(scene.cluster.master().pid())});
+        Child tracer = scene.sandbox.start(
+            {.command = command, .extra_environment = {}, .identity = {}, .cwd = {}});
+        REQUIRE(eventually([&] { return is_traced(scene.cluster.master().pid()); }));
+        pid_t victim = scene.cluster.pid_of(0);
+        ::kill(victim, SIGKILL);
+        CHECK(eventually([&] {
+            for (const auto& event : events_of(scene.cluster, "error"))
+                if (contains(event["data"]["text"], fault.said)) return true;
+            return false;
+        }));
+        CHECK(spread("127.0.0.1", 8080, 6) == std::map<int, int>{{1, 6}});
+        detach(tracer);
+        CHECK(eventually([&] { return scene.is_well(); }));
+        CHECK(spread("127.0.0.1", 8080, 6) == std::map<int, int>{{0, 3}, {1, 3}});
+        CHECK(scene.cluster.stop() == 0);
+        CHECK(scene.sandbox.leftovers() == "");
     }
 }
 
