@@ -98,7 +98,7 @@ test: build-tests  ## unit and system tests (as root); scripts/test installs wha
 	$(Q)scripts/run-tests
 
 .PHONY: vm-test
-vm-test: build-tests  ## the adopt and usage tests on Debian's 6.1 kernel, in a virtual machine
+vm-test: build-tests  ## the tests of adopt, usage and clock on Debian's 6.1 kernel, in a virtual machine
 	$(Q)scripts/vm-test
 
 .PHONY: soak

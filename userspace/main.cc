@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <sstream>
 #include <string>
+#include <thread>
 
 #include "admin/agent.h"
 #include "admin/controller.h"
@@ -226,29 +227,28 @@ int run_master(supervisor::Config config, Paths paths, const std::string& progra
     // As a service: workers that live stay where they are, others come into the unit's cgroup.
     if (!goes_on && std::getenv("DROVER_CGROUP") == nullptr)
         if (auto unit = admin::enter_unit()) paths.cgroup_root = *unit;
+    // What lives on is the next one's to take over.
+    auto give_up_early = [&](const Error& error) {
+        if (!saved) supervisor::remove_run_folder(paths, config.name);
+        return refuse(error);
+    };
     if (!saved)
-        if (auto noted = paths.note_cgroup(config.name); !noted) return refuse(noted.error());
+        if (auto noted = paths.note_cgroup(config.name); !noted)
+            return give_up_early(noted.error());
 
     // 3. The event loop. Output that breaks must not end the master.
     std::signal(SIGPIPE, SIG_IGN);
     auto loop = EventLoop::open();
-    if (!loop) return refuse(loop.error());
+    if (!loop) return give_up_early(loop.error());
 
     // 4. The admin port; steering is loaded and named ports are taken, the logger runs.
     auto admin_port = open_admin_port(config, goes_on);
     if (!admin_port && goes_on) log::error(admin_port.error().text);  // its workers need a master
-    if (!admin_port && !goes_on) {
-        if (!saved) supervisor::remove_run_folder(paths, config.name);
-        return refuse(admin_port.error());
-    }
+    if (!admin_port && !goes_on) return give_up_early(admin_port.error());
     auto effects = supervisor::ClusterEffects::open(
         config, paths, *loop, saved ? &*saved : nullptr,
         goes_on ? inherited(supervisor::kKeeperFds) : std::vector<Fd>());
-    if (!effects) {
-        // What lives on is the next one's to take over.
-        if (!saved) supervisor::remove_run_folder(paths, config.name);
-        return refuse(effects.error());
-    }
+    if (!effects) return give_up_early(effects.error());
     KeptLog kept_log(**effects);
     if (::geteuid() == 0 && config.user.empty())
         log::warn("workers run as root: --user NAME gives them a user of their own");
@@ -368,11 +368,22 @@ int can_go_on(const std::string& cluster) {
     return cli::kDone;
 }
 
+// There is no way back to the master that became this one. So what fails is tried again, as long as
+// there are workers without a master.
 int go_on(const std::string& cluster) {
-    Paths paths = Paths::from_environment();
-    auto saved = supervisor::load_state(paths, cluster);
-    if (!saved) return refuse(saved.error());
-    return run_master(supervisor::config_of(*saved), paths, own_program(), /*goes_on=*/true);
+    constexpr int kTries = 10;
+    constexpr std::chrono::seconds kPause{1};
+    for (int tries = 1;; tries++) {
+        Paths paths = Paths::from_environment();
+        auto saved = supervisor::load_state(paths, cluster);
+        int status = saved ? run_master(supervisor::config_of(*saved), paths, own_program(),
+                                        /*goes_on=*/true)
+                           : refuse(saved.error());
+        bool is_over =
+            status == cli::kDone || supervisor::find_leftovers(paths, cluster).pids.empty();
+        if (is_over || tries == kTries) return status;
+        std::this_thread::sleep_for(kPause);
+    }
 }
 
 // `drover stop NAME` where the master is dead: its workers are ended here.

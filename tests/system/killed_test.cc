@@ -11,19 +11,14 @@
 #include <fmt/format.h>
 #include <signal.h>
 
-#include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <functional>
-#include <iterator>
-#include <map>
 #include <memory>
-#include <random>
-#include <sstream>
 
 #include "crowd.h"
 #include "harness.h"
 #include "http.h"
+#include "points.h"
 #include "tracer.h"
 
 namespace drover::test {
@@ -36,13 +31,6 @@ const char* const kCalls =
 constexpr size_t kMostOfOneKind = 20;
 constexpr size_t kChosen = 4;  // in a short run
 constexpr int kWorkers = 2;
-
-// Before the `nth` call of that kind; `text` is how strace showed it when nothing was killed.
-struct Point {
-    std::string call;
-    int nth = 0;
-    std::string text;
-};
 
 // Cluster "web" with two workers on port 8080; the master runs under strace where `tracer` is
 // given.
@@ -188,39 +176,10 @@ Child attach(Scene& scene, const std::optional<Point>& point) {
     return attach_tracer(scene.sandbox, scene.cluster->master().pid(), strace(scene, point));
 }
 
-std::vector<Point> points_in(const std::string& trace) {
-    std::vector<Point> points;
-    std::map<std::string, int> counts;
-    std::istringstream lines(trace);
-    for (std::string line; std::getline(lines, line);) {
-        auto bracket = line.find('(');
-        if (bracket == std::string::npos || !std::isalpha(line[0])) continue;
-        std::string call = line.substr(0, bracket);
-        points.push_back({call, ++counts[call], line});
-    }
-    return points;
-}
-
-unsigned seed() {
-    const char* given = std::getenv("DROVER_TEST_SEED");
-    return given != nullptr ? static_cast<unsigned>(std::atoi(given)) : std::random_device()();
-}
-
 // Of those of each kind some, evenly spread; in a short run a few of all.
 std::vector<Point> chosen(const std::vector<Point>& points, unsigned with_seed) {
-    std::map<std::string, size_t> totals, seen;
-    for (const Point& point : points) totals[point.call]++;
-    std::vector<Point> some;
-    for (const Point& point : points) {
-        size_t total = totals[point.call], number = seen[point.call]++;
-        size_t most = std::min(total, kMostOfOneKind);
-        if (number * most / total != (number + 1) * most / total) some.push_back(point);
-    }
-    if (is_full_run()) return some;
-    std::mt19937 random(with_seed);
-    std::vector<Point> few;
-    std::ranges::sample(some, std::back_inserter(few), kChosen, random);
-    return few;
+    auto some = thinned(points, kMostOfOneKind);
+    return is_full_run() ? some : by_chance(some, kChosen, with_seed);
 }
 
 // What has to be so when a master was killed in the middle of something.

@@ -4,7 +4,6 @@
 // anybody else.
 #include <fmt/format.h>
 #include <signal.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -16,6 +15,7 @@
 
 #include "harness.h"
 #include "http.h"
+#include "mounted.h"
 #include "nobody.h"
 
 namespace drover::test {
@@ -74,20 +74,6 @@ std::string logs(Sandbox& sandbox, Words arguments = {}) {
 bool logs_have(Sandbox& sandbox, const std::string& text, const Words& arguments = {}) {
     return eventually([&] { return contains(logs(sandbox, arguments), text); });
 }
-
-// A file system that is there as long as this.
-class Mounted {
-  public:
-    Mounted(std::string path, const std::string& options) : path_(std::move(path)) {
-        REQUIRE(::mount("tmpfs", path_.c_str(), "tmpfs", 0, options.c_str()) == 0);
-    }
-    ~Mounted() { ::umount2(path_.c_str(), MNT_DETACH); }
-    Mounted(const Mounted&) = delete;
-    Mounted& operator=(const Mounted&) = delete;
-
-  private:
-    std::string path_;
-};
 
 }  // namespace
 
@@ -287,20 +273,18 @@ TEST_CASE("after an upgrade the old and the new workers print to the same log") 
 
 TEST_CASE("a full disk costs lines, which are counted, and nothing else") {
     Sandbox sandbox;
-    fs::create_directories(sandbox.log_folder());
     Mounted small(sandbox.log_folder(), "size=256k");
     auto file = sandbox.log_folder() + "/web.log";
     Cluster cluster(sandbox, "web", {"-n", "1", "--ready", "exec"}, shell(kCounting));
     REQUIRE(cluster.wait_ready(1));
     REQUIRE(eventually([&] { return counted(whole_log(file), 1) > 10; }));
     auto logger = read_file(sandbox.cgroup() + "/web/logger/cgroup.procs");
-    auto filler = sandbox.log_folder() + "/filler";
-    std::ofstream(filler) << std::string(1 << 20, 'x');
+    small.fill();
     REQUIRE(eventually([&] { return contains(cluster.master().err(), "No space left"); }));
     // It prints on, and is heard elsewhere.
     auto heard = counted(lines_of(cluster.master().out()), 1);
     CHECK(eventually([&] { return counted(lines_of(cluster.master().out()), 1) > heard + 50; }));
-    fs::remove(filler);
+    small.make_room();
     CHECK(logs_have(sandbox, " lines are missing here: this file could not be written\n"));
     CHECK(logs_have(sandbox, fmt::format("[web/0] 1-{}\n", heard + 100), {"--since", "1h"}));
     CHECK(read_file(sandbox.cgroup() + "/web/logger/cgroup.procs") == logger);

@@ -215,7 +215,8 @@ class Soak {
             {"drain, resume",
              [this](const Choice& choice) {
                  std::string worker = target(choice);
-                 tell({"drain", worker});
+                 // It waits for as long as somebody holds a connection.
+                 (void)cluster_->drover({"drain", worker}, milliseconds(1'000));
                  tell({"resume", worker});
              }},
             {"weight",

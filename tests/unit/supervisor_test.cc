@@ -274,6 +274,15 @@ TEST_CASE("supervisor: a program that cannot be run fails at once, with the reas
     CHECK(rig.over == std::vector{1});
 }
 
+TEST_CASE("supervisor: a program for which there was no memory just now is tried again") {
+    Rig rig(config_of(1));
+    rig.supervisor->on_exec_failed(1, Error{"exec", "cannot execute server", ENOMEM});
+    rig.exits(1, 127);
+    CHECK(rig.is(1, State::backoff));
+    CHECK(*rig.worker(1)->reason == "cannot execute server");
+    CHECK(rig.over.empty());
+}
+
 TEST_CASE("supervisor: a program that ran before and cannot be run now is tried again") {
     ReadyRig rig(1);
     rig.dies(1);
@@ -329,6 +338,19 @@ TEST_CASE("supervisor: a worker whose port is taken is killed, and the instance 
     CHECK(rig.is(1, State::failed));
     CHECK(*rig.worker(1)->reason == conflict.text);
     CHECK(rig.over == std::vector{1});
+}
+
+TEST_CASE("supervisor: a worker whose port could not be had just now is killed and tried again") {
+    Rig rig(config_of(1));
+    rig.supervisor->on_exec(1);
+    ConflictData nobody{80, 0, "", "cannot lock port 80: too many open files", /*may_pass=*/true};
+    rig.supervisor->on_conflict(1, nobody);
+    CHECK(rig.count("kill 1") == 1);
+    CHECK(rig.events_of(EventKind::conflict).empty());
+    CHECK(std::get<ErrorData>(rig.events_of(EventKind::error).at(0).data).text == nobody.text);
+    rig.dies(1);
+    CHECK(rig.is(1, State::backoff));
+    CHECK(*rig.worker(1)->reason == nobody.text);
 }
 
 TEST_CASE("supervisor: the conflict is the reason, in whatever order the news come") {

@@ -10,6 +10,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "base/folder.h"
+
 namespace drover {
 
 namespace fs = std::filesystem;
@@ -46,6 +48,7 @@ uint64_t resident_bytes(int pid) {
 
 Result<std::string> Cgroup::mount_point() {
     std::ifstream mounts("/proc/self/mountinfo");
+    if (!mounts) return fail_errno(errno, "read /proc/self/mountinfo");
     std::string line;
     while (std::getline(mounts, line)) {
         // id parent major:minor root mount-point options … - type source options
@@ -119,7 +122,7 @@ uint64_t Cgroup::memory_bytes() const {
 std::vector<std::string> Cgroup::children() const {
     std::vector<std::string> names;
     std::error_code error;
-    for (const auto& entry : fs::directory_iterator(path_, error))
+    for (const auto& entry : entries_of(path_))
         if (entry.is_directory(error)) names.push_back(entry.path().filename());
     return names;
 }

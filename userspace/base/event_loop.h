@@ -3,7 +3,8 @@
 // The one event loop of a process: sd-event with C++ callables.
 //
 // A Source is a registration; destroying it ends it, also from within its own callback. Callbacks
-// run on the one thread, one at a time, and must not block.
+// run on the one thread, one at a time, and must not block. A registration that the kernel refuses
+// (no memory, no room for one more) is made as soon as it does not any more.
 #pragma once
 
 #include <sys/epoll.h>
@@ -61,6 +62,7 @@ class EventLoop {
     void run_once(std::chrono::microseconds timeout);
 
   private:
+    Source add(std::shared_ptr<Source::Registration> registration);
     struct Unref {
         void operator()(sd_event* event) const { sd_event_unref(event); }
     };

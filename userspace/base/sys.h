@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// System calls that glibc does not wrap. Each returns what the kernel returns, or -1 with errno.
+// System calls that glibc does not wrap, or that want more than one line. Each returns what the
+// kernel returns, or -1 with errno.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +26,9 @@ bool must_enter_late(int cgroup_fd);
 // close-on-exec pidfd of it. `flags` are further CLONE_* flags. For single-threaded programs: the
 // child may only make async-signal-safe calls.
 int fork_into_cgroup(CgroupEntry cgroup, int* pidfd, uint64_t flags);
+
+// flock(2), exclusively, without waiting: -1 with EWOULDBLOCK where somebody else has the lock.
+int try_lock(int fd);
 
 int pidfd_open(int pid);
 int pidfd_getfd(int pidfd, int fd);

@@ -83,6 +83,7 @@ void Steering::reconcile() {
     // Their queues were moved long ago.
     for (uint64_t cookie : std::exchange(closed_, {})) programs_->forget_listener(cookie);
     if (auto listening = list_sockets(kListening)) rescan(*listening);
+    ensure_groups();
     move_parked();  // in case the event that asked for it was lost
     correct_counts();
     retire_idle_groups();

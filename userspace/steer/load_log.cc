@@ -47,6 +47,10 @@ LoadLog::~LoadLog() {
     kept = nullptr;
 }
 
+std::string first_line(const std::string& text) {
+    return text.substr(0, text.find('\n'));
+}
+
 std::string last_lines(const std::string& text, int count) {
     size_t begin = text.size();
     while (begin > 0 && count >= 0)

@@ -22,6 +22,9 @@ class LoadLog {
     std::string text_;
 };
 
+// Without its end.
+std::string first_line(const std::string& text);
+
 // The last `count` lines.
 std::string last_lines(const std::string& text, int count);
 

@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -12,6 +11,8 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "base/folder.h"
+#include "base/sys.h"
 #include "steer/diag.h"
 
 namespace drover::steer {
@@ -65,15 +66,13 @@ PortOwnership::~PortOwnership() {
 void PortOwnership::release() {
     for (const auto& [port, lock] : locks_) ::unlink(lock_path(folder_, port).c_str());
     locks_.clear();
-    ::rmdir(folder_.c_str());
+    remove_stale_locks(folder_);  // such as one that could be made and not be locked
 }
 
 void remove_stale_locks(const std::string& folder) {
-    std::error_code ignored;
-    for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+    for (const auto& entry : entries_of(folder)) {
         Fd file(::open(entry.path().c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
-        if (file.is_open() && ::flock(file.get(), LOCK_EX | LOCK_NB) == 0)
-            ::unlink(entry.path().c_str());
+        if (file.is_open() && sys::try_lock(file.get()) == 0) ::unlink(entry.path().c_str());
     }
     ::rmdir(folder.c_str());
 }
@@ -88,12 +87,13 @@ tl::expected<void, Conflict> PortOwnership::lock(int port) {
         Fd file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
         // Another cluster that ended may just have removed the folder.
         if (!file.is_open() && errno == ENOENT && tries < kTries) continue;
-        if (!file.is_open()) {
+        int locked = file.is_open() ? sys::try_lock(file.get()) : -1;
+        if (locked != 0 && errno != EWOULDBLOCK) {
             std::string text =
                 fmt::format("cannot lock port {} with {}: {}", port, path, std::strerror(errno));
-            return tl::unexpected(Conflict{port, 0, "", text});
+            return tl::unexpected(Conflict{port, 0, "", text, /*may_pass=*/true});
         }
-        if (::flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
+        if (locked != 0) {
             std::array<char, 128> content{};
             [[maybe_unused]] auto size = ::pread(file.get(), content.data(), content.size() - 1, 0);
             std::string who = content.data();

@@ -20,9 +20,10 @@ namespace drover::steer {
 
 struct Conflict {
     int port = 0;
-    int pid = 0;          // 0 where unknown
-    std::string command;  // of that pid
-    std::string text;     // the sentence: port, pid, command, what to do
+    int pid = 0;            // 0 where unknown
+    std::string command;    // of that pid
+    std::string text;       // the sentence: port, pid, command, what to do
+    bool may_pass = false;  // nobody else's: it could not be made ours just now
 };
 
 // Whose listener takes connections meant for one at `at`: the first whose cgroup is not ours. An

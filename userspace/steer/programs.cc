@@ -142,13 +142,17 @@ Result<std::unique_ptr<Programs>> Programs::load(
             if (auto reused = reuse_maps(impl->skeleton->obj, pin_folder); !reused)
                 return tl::unexpected(reused.error());
         failed = -drover_bpf::load(impl->skeleton.get());
-        if (!failed) break;
+        bool for_want = failed == ENOMEM || failed == EMFILE || failed == ENFILE;
+        if (!failed || for_want) break;
         if (reads_kernel) refusal = verdict_of(log.text());
     }
     if (failed) {
         auto error = fail_errno(failed, "load the BPF programs");
         error.value().code = "bpf";
-        error.value().text += "\n" + last_lines(log.text(), 12);
+        if (verdict_of(log.text()).empty())
+            error.value().text += fmt::format(" ({})", first_line(log.text()));
+        else
+            error.value().text += "\n" + last_lines(log.text(), 12);
         return error;
     }
 
@@ -191,8 +195,10 @@ Result<std::unique_ptr<Programs>> Programs::load(
     impl->events.reset(
         ring_buffer__new(bpf_map__fd(impl->skeleton->maps.events), sample, impl.get(), nullptr));
     if (!impl->events) return fail_errno(errno, "open the ring of BPF events");
+    int free_groups = bpf_map__fd(impl->skeleton->maps.free_groups);
     for (uint32_t index = 0; index < DROVER_MAX_GROUPS && from == From::nothing; index++)
-        bpf_map_update_elem(bpf_map__fd(impl->skeleton->maps.free_groups), nullptr, &index, 0);
+        if (bpf_map_update_elem(free_groups, nullptr, &index, 0) != 0)
+            return fail_errno(errno, "fill the BPF map free_groups");
     auto linked =
         impl->put_program(DROVER_PROGRAM_DELIVER, bpf_program__fd(programs.deliver_chosen));
     if (!linked) return tl::unexpected(linked.error());
@@ -281,9 +287,12 @@ Result<void> Programs::attach_steering(int socket) {
     return {};
 }
 
-void Programs::tag_cgroup(uint64_t cgroup_id, uint32_t slot, uint32_t worker) {
+Result<void> Programs::tag_cgroup(uint64_t cgroup_id, uint32_t slot, uint32_t worker) {
     drover_tag tag{slot, worker, 0, 0};
-    bpf_map_update_elem(bpf_map__fd(impl_->skeleton->maps.cgroup_tags), &cgroup_id, &tag, BPF_ANY);
+    int map = bpf_map__fd(impl_->skeleton->maps.cgroup_tags);
+    if (bpf_map_update_elem(map, &cgroup_id, &tag, BPF_ANY) != 0)
+        return fail_errno(errno, "tell the BPF programs of a worker");
+    return {};
 }
 
 void Programs::untag_cgroup(uint64_t cgroup_id) {
@@ -305,9 +314,11 @@ void Programs::untag_all_but(const std::set<uint32_t>& workers) {
     for (uint64_t other : others) untag_cgroup(other);
 }
 
-void Programs::set_port(int port, uint32_t flags) {
+Result<void> Programs::set_port(int port, uint32_t flags) {
     auto key = static_cast<uint32_t>(port);
-    bpf_map_update_elem(bpf_map__fd(impl_->skeleton->maps.ports), &key, &flags, BPF_ANY);
+    if (bpf_map_update_elem(bpf_map__fd(impl_->skeleton->maps.ports), &key, &flags, BPF_ANY) != 0)
+        return fail_errno(errno, fmt::format("tell the BPF programs of port {}", port));
+    return {};
 }
 
 uint32_t Programs::port_flags(int port) const {

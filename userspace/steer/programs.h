@@ -65,10 +65,10 @@ class Programs {
     // Attaches the steering program to the group of that socket.
     Result<void> attach_steering(int socket);
 
-    void tag_cgroup(uint64_t cgroup_id, uint32_t slot, uint32_t worker);
+    Result<void> tag_cgroup(uint64_t cgroup_id, uint32_t slot, uint32_t worker);
     void untag_cgroup(uint64_t cgroup_id);
     void untag_all_but(const std::set<uint32_t>& workers);
-    void set_port(int port, uint32_t flags);
+    Result<void> set_port(int port, uint32_t flags);
     [[nodiscard]] uint32_t port_flags(int port) const;
     [[nodiscard]] std::optional<uint32_t> group_index(const Endpoint& endpoint) const;
     Result<uint32_t> make_group(const Endpoint& endpoint);

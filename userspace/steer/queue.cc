@@ -15,6 +15,8 @@
 #include <filesystem>
 #include <string>
 
+#include "base/folder.h"
+
 namespace drover::steer {
 
 namespace {
@@ -124,8 +126,7 @@ Result<Fd> borrow_socket(const Cgroup& cgroup, uint32_t inode, SocketPlace& plac
     std::string wanted = fmt::format("socket:[{}]", inode);
     for (int pid : cgroup.pids()) {
         std::error_code error;
-        auto folder = std::filesystem::directory_iterator(fmt::format("/proc/{}/fd", pid), error);
-        for (const auto& entry : folder) {
+        for (const auto& entry : entries_of(fmt::format("/proc/{}/fd", pid))) {
             auto target = std::filesystem::read_symlink(entry.path(), error);
             if (error || target != wanted) continue;
             Fd process(sys::pidfd_open(pid));

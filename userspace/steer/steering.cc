@@ -70,7 +70,10 @@ Result<std::unique_ptr<Steering>> Steering::open(Options options, const Paths& p
     self->on_events_ =
         loop.on_io(self->programs_->events_fd(), EPOLLIN, [raw](uint32_t) { raw->serve_events(); });
     auto opened = self->take_living();
-    self->programs_->tag_cgroup(self->keeper_cgroup_.id(), DROVER_KEEPER_SLOT, kKeeperWorker);
+    self->events_lost_ = self->programs_->totals().events_lost_total;
+    if (opened)
+        opened = self->programs_->tag_cgroup(self->keeper_cgroup_.id(), DROVER_KEEPER_SLOT,
+                                             kKeeperWorker);
     if (opened) opened = self->set_policy(self->options_.policy, self->options_.policy_file);
     if (opened) opened = self->open_named_ports();
     if (!opened) {
@@ -89,7 +92,8 @@ Result<void> Steering::open_named_ports() {
         if (!at) return tl::unexpected(at.error());
         auto claimed = ownership_.claim(*at, [this](uint64_t cgroup) { return is_ours(cgroup); });
         if (!claimed) return fail("conflict", claimed.error().text);
-        programs_->set_port(port.number, DROVER_PORT_NAMED | DROVER_PORT_OWNED);
+        auto set = programs_->set_port(port.number, DROVER_PORT_NAMED | DROVER_PORT_OWNED);
+        if (!set) return set;
         if (port.address.empty()) continue;
         auto index = programs_->make_group(*at);
         if (!index) return tl::unexpected(index.error());
@@ -104,13 +108,17 @@ bool Steering::is_ours(uint64_t cgroup_id) const {
 }
 
 Result<int> Steering::add_worker(uint32_t worker, int instance, const Cgroup& cgroup) {
-    auto slot = slots_->take(worker);
-    if (!slot) return slot;
     auto own = Cgroup::open(cgroup.path());
     if (!own) return tl::unexpected(own.error());
+    auto slot = slots_->take(worker);
+    if (!slot) return slot;
+    auto tagged = programs_->tag_cgroup(cgroup.id(), static_cast<uint32_t>(*slot), worker);
+    if (!tagged) {
+        slots_->give_back(*slot);
+        return tl::unexpected(tagged.error());
+    }
     our_cgroups_.insert(cgroup.id());
     programs_->set_instance(static_cast<uint32_t>(*slot), instance);
-    programs_->tag_cgroup(cgroup.id(), static_cast<uint32_t>(*slot), worker);
     Member member;
     member.slot = *slot;
     member.instance = instance;
@@ -247,6 +255,16 @@ void Steering::refuse_when_idle() {
 
 void Steering::serve_events() {
     programs_->consume_events();
+    uint64_t lost = programs_->totals().events_lost_total;
+    uint64_t more = lost - std::exchange(events_lost_, lost);
+    if (more == 0) return;
+    // Not at once: this may be in the middle of something.
+    on_rescan_ = loop_.soon([this, more] {
+        observer_.on_trouble(fmt::format(
+            "{} reports of the BPF programs found no room: all listeners are looked at anew",
+            more));
+        reconcile();
+    });
 }
 
 int Steering::keeper_backlog() const {
@@ -287,8 +305,9 @@ bool Steering::own_port(uint32_t worker, const Endpoint& endpoint) {
         observer_.on_conflict(worker, claimed.error());
         return false;
     }
-    programs_->set_port(endpoint.port(),
-                        programs_->port_flags(endpoint.port()) | DROVER_PORT_OWNED);
+    // Where that fails each further bind is told, which changes nothing.
+    (void)programs_->set_port(endpoint.port(),
+                              programs_->port_flags(endpoint.port()) | DROVER_PORT_OWNED);
     return true;
 }
 
@@ -321,22 +340,36 @@ void Steering::adopt(uint32_t worker, uint64_t cookie, const Listener& listener)
     Member& member = members_.at(worker);
     if (member.listeners.contains(cookie)) return;
     if (!own_port(worker, listener.endpoint)) return;
-    if (!groups_.contains(listener.group)) {
-        Socket description;
-        auto sockets = list_sockets(kListening);
-        if (sockets)
-            for (const Socket& socket : *sockets)
-                if (socket.cookie == cookie) description = socket;
-        auto made =
-            set_up_group(listener.group, listener.endpoint, description.v6only, description.uid);
-        if (!made) observer_.on_trouble(made.error().text);
-    }
-    if (auto group = groups_.find(listener.group); group != groups_.end())
-        group->second.was_listened = true;
+    (void)ensure_group(listener, cookie, /*tell=*/true);
     drop_unused_groups(listener.endpoint);
     member.listeners[cookie] = listener;
     if (groups_.contains(listener.group)) update_active_set(listener.group);
     observer_.on_listening(worker, listener.endpoint, !listener.steered);
+}
+
+// The group of a worker's listener, whose cookie that is. True where there is one.
+bool Steering::ensure_group(const Listener& listener, uint64_t cookie, bool tell) {
+    if (!groups_.contains(listener.group)) {
+        auto made = list_sockets(kListening).and_then([&](const auto& sockets) -> Result<void> {
+            auto own = std::ranges::find(sockets, cookie, &Socket::cookie);
+            if (own == sockets.end()) return fail("closed", "the listener has just been closed");
+            return set_up_group(listener.group, listener.endpoint, own->v6only, own->uid);
+        });
+        if (!made && tell && made.error().code != "closed")
+            observer_.on_trouble(fmt::format("{}; trying again in {} s", made.error().text,
+                                             kReconcileEvery.count()));
+        if (!made) return false;
+    }
+    groups_.at(listener.group).was_listened = true;
+    return true;
+}
+
+// What could not be made when the listener was adopted.
+void Steering::ensure_groups() {
+    for (const auto& [worker, member] : members_)
+        for (const auto& [cookie, listener] : member.listeners)
+            if (!groups_.contains(listener.group) && ensure_group(listener, cookie, /*tell=*/false))
+                update_active_set(listener.group);
 }
 
 // --port named another address than the workers chose. The more specific of the two would win, and
@@ -433,6 +466,7 @@ void Steering::schedule_reconcile() {
 
 void Steering::close() {
     on_events_.reset();
+    on_rescan_.reset();
     on_reconcile_.reset();
     on_move_parked_.reset();
     on_warm_up_.reset();

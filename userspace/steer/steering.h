@@ -261,6 +261,8 @@ class Steering {
     void adopt(uint32_t worker, uint64_t cookie, const Listener& listener);
     void promote(uint32_t worker, const Listener& closed);
     void drop_unused_groups(const Endpoint& chosen);
+    bool ensure_group(const Listener& listener, uint64_t cookie, bool tell);
+    void ensure_groups();
     bool own_port(uint32_t worker, const Endpoint& endpoint);
     Result<void> set_up_group(uint32_t index, const Endpoint& endpoint, bool v6only, uid_t uid);
     Fd inherited_keeper(const Endpoint& endpoint, bool v6only);
@@ -306,6 +308,7 @@ class Steering {
     std::set<uint64_t> our_cgroups_;
     std::map<int, Drift> drift_;
     uint64_t corrections_ = 0;
+    uint64_t events_lost_ = 0;       // of those that are known to be lost
     std::vector<uint64_t> closed_;   // cookies of listeners that have closed, to be forgotten
     std::set<uint64_t> relistened_;  // cookies: what their events say is our own doing
     int calm_looks_ = 0;
@@ -316,6 +319,7 @@ class Steering {
     std::chrono::steady_clock::time_point relieved_at_{};  // the last one in a hurry
     bool refusing_ = false;
     EventLoop::Source on_events_;
+    EventLoop::Source on_rescan_;
     EventLoop::Source on_reconcile_;
     EventLoop::Source on_move_parked_;
     EventLoop::Source on_warm_up_;

@@ -76,9 +76,9 @@ std::vector<steer::LivingWorker> living_of(const SavedState& saved, const std::s
 
 // Room for the fds of 256 workers: raises the soft limit of open files to the hard one. Returns the
 // former soft limit, which is the workers'.
-uint64_t raise_fd_limit() {
+std::optional<uint64_t> raise_fd_limit() {
     rlimit limit{};
-    ::getrlimit(RLIMIT_NOFILE, &limit);
+    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return std::nullopt;
     rlimit raised{limit.rlim_max, limit.rlim_max};
     (void)::setrlimit(RLIMIT_NOFILE, &raised);
     return limit.rlim_cur;
@@ -96,13 +96,28 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
                                                              SavedState* saved,
                                                              std::vector<Fd> keepers) {
     std::unique_ptr<ClusterEffects> self(new ClusterEffects(config, paths, loop));
-    self->soft_nofile_ = raise_fd_limit();
-    auto identity = worker::find_identity(config.user, config.group);
-    if (!identity) return tl::unexpected(identity.error());
-    self->identity_ = std::move(*identity);
+    auto opened = self->open_parts(saved, std::move(keepers));
+    if (opened) return self;
+    // What lives on is left to a later master.
+    if (saved == nullptr) self->undo_open();
+    return tl::unexpected(opened.error());
+}
 
-    if (config.policy == Policy::shared && config.listen.empty() && config.ipc != Ipc::node) {
-        auto request = self->request_for({0, 0, 0, 0, std::make_shared<const Config>(config)});
+void ClusterEffects::undo_open() {
+    if (steering_) steering_->close();
+    if (auto cluster = Cgroup::open(paths_.cgroup(config_.name))) (void)cluster->remove();
+    (void)::rmdir(paths_.cgroup_root.c_str());
+    (void)::rmdir(paths_.bpffs_root.c_str());
+}
+
+Result<void> ClusterEffects::open_parts(SavedState* saved, std::vector<Fd> keepers) {
+    soft_nofile_ = raise_fd_limit();
+    auto identity = worker::find_identity(config_.user, config_.group);
+    if (!identity) return tl::unexpected(identity.error());
+    identity_ = std::move(*identity);
+
+    if (config_.policy == Policy::shared && config_.listen.empty() && config_.ipc != Ipc::node) {
+        auto request = request_for({0, 0, 0, 0, std::make_shared<const Config>(config_)});
         if (!request) return tl::unexpected(request.error());
         if (!worker::is_node(*request))
             return fail("usage",
@@ -111,61 +126,51 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
     }
 
     auto create = saved != nullptr ? Cgroup::create : Cgroup::create_anew;
-    auto cluster = create(paths.cgroup(config.name));
+    auto cluster = create(paths_.cgroup(config_.name));
     if (!cluster) return tl::unexpected(cluster.error());
-    self->cluster_ = std::move(*cluster);
-    auto logger = create(self->cluster_.path() + "/logger");
+    cluster_ = std::move(*cluster);
+    auto logger = create(cluster_.path() + "/logger");
     if (!logger) return tl::unexpected(logger.error());
-    self->logger_cgroup_ = std::move(*logger);
+    logger_cgroup_ = std::move(*logger);
 
-    self->enter_late_ = sys::must_enter_late(self->logger_cgroup_.fd());
+    enter_late_ = sys::must_enter_late(logger_cgroup_.fd());
 
     steer::Options options;
-    options.cluster = config.name;
-    options.policy = abi_policy(config.policy.kind);
-    options.policy_file = config.policy.file;
-    options.source_prefix_v4 = static_cast<uint32_t>(config.source_prefix.v4);
-    options.source_prefix_v6 = static_cast<uint32_t>(config.source_prefix.v6);
-    options.slow_start = config.slow_start;
-    options.stall_after = config.stall_after;
-    for (const Port& port : config.ports) options.ports.push_back({port.number, port.address});
+    options.cluster = config_.name;
+    options.policy = abi_policy(config_.policy.kind);
+    options.policy_file = config_.policy.file;
+    options.source_prefix_v4 = static_cast<uint32_t>(config_.source_prefix.v4);
+    options.source_prefix_v6 = static_cast<uint32_t>(config_.source_prefix.v6);
+    options.slow_start = config_.slow_start;
+    options.stall_after = config_.stall_after;
+    for (const Port& port : config_.ports) options.ports.push_back({port.number, port.address});
     // A common socket is in no group, so it can have no keeper, and needs none.
-    bool common = config.policy == Policy::shared;
-    for (const Port& port : config.listen)
+    bool common = config_.policy == Policy::shared;
+    for (const Port& port : config_.listen)
         options.ports.push_back({port.number, common ? "" : port.address});
     if (common)
         for (steer::NamedPort& port : options.ports) port.address.clear();
-    options.uid = self->identity_ ? self->identity_->uid : 0;
-    options.backlog = config.backlog;
-    options.enter_late = self->enter_late_;
+    options.uid = identity_ ? identity_->uid : 0;
+    options.backlog = config_.backlog;
+    options.enter_late = enter_late_;
     if (saved != nullptr) {
-        self->drop_dead(*saved);
+        drop_dead(*saved);
         options.take_over = true;
-        options.living = living_of(*saved, self->cluster_.path());
+        options.living = living_of(*saved, cluster_.path());
         options.keepers = std::move(keepers);
     }
-    auto steering = steer::Steering::open(std::move(options), paths, self->cluster_, loop, *self);
-    if (!steering) {
-        if (saved == nullptr) (void)self->cluster_.remove();
-        return tl::unexpected(steering.error());
-    }
-    self->steering_ = std::move(*steering);
+    auto steering = steer::Steering::open(std::move(options), paths_, cluster_, loop_, *this);
+    if (!steering) return tl::unexpected(steering.error());
+    steering_ = std::move(*steering);
     // Where it cannot be, files tell the same; `drover doctor` says why.
-    if (auto reader = steer::UsageReader::open(self->cluster_))
-        self->usage_reader_ = std::move(*reader);
+    if (auto reader = steer::UsageReader::open(cluster_)) usage_reader_ = std::move(*reader);
 
-    self->output_ = std::make_unique<worker::Output>(
-        loop, config.name, sys::CgroupEntry{self->logger_cgroup_.fd(), self->enter_late_},
-        self->logger_settings());
-    auto started = self->output_->start([](const std::string& text) { log::warn(text); });
-    if (!started) {
-        // What lives on is left to a later master.
-        if (saved == nullptr) self->steering_->close();
-        if (saved == nullptr) (void)self->cluster_.remove();
-        return tl::unexpected(started.error());
-    }
+    output_ = std::make_unique<worker::Output>(
+        loop_, config_.name, sys::CgroupEntry{logger_cgroup_.fd(), enter_late_}, logger_settings());
+    auto started = output_->start([](const std::string& text) { log::warn(text); });
+    if (!started) return started;
     SharedSockets::Makers makers;
-    auto* steering_of = self->steering_.get();
+    auto* steering_of = steering_.get();
     makers.socket = [steering_of](WorkerId id, const steer::Endpoint& at, bool v6only) {
         return steering_of->make_worker_socket(static_cast<uint32_t>(id), at, v6only, -1);
     };
@@ -177,21 +182,20 @@ Result<std::unique_ptr<ClusterEffects>> ClusterEffects::open(const Config& confi
                                       int backlog) {
             return steering_of->make_shared_socket(static_cast<uint32_t>(id), at, v6only, backlog);
         };
-    self->sockets_ = std::make_unique<SharedSockets>(std::move(makers));
-    self->channels_ = std::make_unique<Channels>(loop, *self->sockets_);
-    if (common) self->channels_->tell_tcp();
-    if (saved == nullptr) return self;
+    sockets_ = std::make_unique<SharedSockets>(std::move(makers));
+    channels_ = std::make_unique<Channels>(loop_, *sockets_);
+    if (common) channels_->tell_tcp();
+    if (saved == nullptr) return {};
     if (!saved->notify_address.empty())
-        if (auto opened = self->open_notify_socket(saved->notify_address); !opened)
+        if (auto opened = open_notify_socket(saved->notify_address); !opened)
             log::warn(opened.error().text);
     std::map<int, std::shared_ptr<const Config>> configs;
     for (const auto& [generation, release] : saved->releases)
         configs[generation] = std::make_shared<const Config>(release);
     for (const SavedInstance& instance : saved->instances)
-        self->former_[instance.instance] = instance.former;
-    for (const SavedWorker& worker : saved->workers)
-        self->adopt(worker, configs.at(worker.generation));
-    return self;
+        former_[instance.instance] = instance.former;
+    for (const SavedWorker& worker : saved->workers) adopt(worker, configs.at(worker.generation));
+    return {};
 }
 
 Result<void> ClusterEffects::open_notify_socket(const std::string& at) {
@@ -472,7 +476,8 @@ void ClusterEffects::on_listener_closed(uint32_t worker, const steer::Endpoint& 
 
 void ClusterEffects::on_conflict(uint32_t worker, const steer::Conflict& conflict) {
     on_exec_status(worker);
-    observer_->on_conflict(worker, {conflict.port, conflict.pid, conflict.command, conflict.text});
+    observer_->on_conflict(
+        worker, {conflict.port, conflict.pid, conflict.command, conflict.text, conflict.may_pass});
 }
 
 void ClusterEffects::on_denied(uint32_t worker, int option) {

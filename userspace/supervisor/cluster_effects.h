@@ -126,6 +126,8 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     Result<void> add_listen_sockets(WorkerId id, worker::SpawnRequest& request,
                                     std::vector<Fd>& kept);
     // Where there is none yet; at that address, or a new one.
+    Result<void> open_parts(SavedState* saved, std::vector<Fd> keepers);
+    void undo_open();
     Result<void> open_notify_socket(const std::string& at = {});
     void drop_dead(SavedState& saved);
     void reap_later(int pid);
@@ -166,9 +168,9 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     EventLoop& loop_;
     WorkerObserver* observer_ = nullptr;
     std::optional<worker::Identity> identity_;
-    std::string log_;           // where the lines go, as in Status
-    bool enter_late_ = false;   // see sys::CgroupEntry
-    uint64_t soft_nofile_ = 0;  // the master's own soft limit before it raised it
+    std::string log_;                      // where the lines go, as in Status
+    bool enter_late_ = false;              // see sys::CgroupEntry
+    std::optional<uint64_t> soft_nofile_;  // the master's own soft limit before it raised it
     Cgroup cluster_;
     Cgroup logger_cgroup_;
     std::unique_ptr<steer::Steering> steering_;
@@ -182,7 +184,9 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     std::chrono::steady_clock::time_point usage_looked_at_{};
     uint64_t last_look_ = 0;
     int leaving_ = 0;
-    std::string saved_text_;  // the state as it was last written down
+    std::string saved_text_;    // the state as it was last written down
+    bool save_failed_ = false;  // the last one was not
+    EventLoop::Source on_save_again_;
     // Helpers of the master before this one (its logger, its controller): where they are children
     // of this process, too, somebody has to reap them.
     struct Heirloom {

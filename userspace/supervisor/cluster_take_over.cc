@@ -21,6 +21,7 @@
 namespace drover::supervisor {
 
 void ClusterEffects::save(SavedState state) {
+    on_save_again_.reset();
     for (SavedWorker& worker : state.workers) {
         auto found = processes_.find(worker.id);
         if (found == processes_.end()) continue;
@@ -39,11 +40,17 @@ void ClusterEffects::save(SavedState state) {
     if (notify_) state.notify_address = notify_->address();
     std::string text = to_text(state);
     if (text == saved_text_) return;
-    if (auto saved = save_state(paths_, config_.name, state); !saved)
-        return log::warn(
-            fmt::format("{}: should this master be killed, the next one cannot take its "
-                        "workers over",
-                        saved.error().text));
+    if (auto saved = save_state(paths_, config_.name, state); !saved) {
+        if (!std::exchange(save_failed_, true))
+            log::warn(
+                fmt::format("{}: should this master be killed, the next one cannot take its "
+                            "workers over; trying again",
+                            saved.error().text));
+        constexpr std::chrono::seconds kSaveAgain{5};
+        on_save_again_ = loop_.after(kSaveAgain, [this, state] { save(state); });
+        return;
+    }
+    save_failed_ = false;
     saved_text_ = std::move(text);
 }
 
@@ -94,8 +101,8 @@ std::vector<int> ClusterEffects::prepare_exec() {
     auto keepers = steering_->keepers();
     for (int keeper : keepers) ::fcntl(keeper, F_SETFD, 0);
     rlimit files{};
-    if (::getrlimit(RLIMIT_NOFILE, &files) == 0 && soft_nofile_ > 0) {
-        files.rlim_cur = std::min<rlim_t>(soft_nofile_, files.rlim_max);
+    if (::getrlimit(RLIMIT_NOFILE, &files) == 0 && soft_nofile_) {
+        files.rlim_cur = std::min<rlim_t>(*soft_nofile_, files.rlim_max);
         (void)::setrlimit(RLIMIT_NOFILE, &files);
     }
     return keepers;

@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -15,6 +14,7 @@
 #include <thread>
 
 #include "base/cgroup.h"
+#include "base/sys.h"
 #include "steer/ports.h"
 #include "steer/programs.h"
 
@@ -47,19 +47,27 @@ Signature read_signature(int fd) {
 Result<Fd> lock_cluster(const Paths& paths, const std::string& cluster) {
     std::error_code error;
     fs::create_directories(paths.run_root, error);
+    if (error)
+        return fail_errno(error.value(), fmt::format("make the run folder {}", paths.run_root));
     std::string folder = paths.run(cluster);
-    if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST)
+    bool is_new = ::mkdir(folder.c_str(), 0700) == 0;
+    if (!is_new && errno != EEXIST)
         return fail_errno(errno, fmt::format("make the run folder {}", folder));
+    auto refuse = [&](int number, const std::string& doing) {
+        if (is_new) remove_run_folder(paths, cluster);
+        return fail_errno(number, fmt::format("{} {}", doing, lock_path(paths, cluster)));
+    };
     Fd lock(
         ::open(lock_path(paths, cluster).c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-    if (!lock.is_open())
-        return fail_errno(errno, fmt::format("open {}", lock_path(paths, cluster)));
-    if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0)
+    if (!lock.is_open()) return refuse(errno, "open");
+    int locked = sys::try_lock(lock.get());
+    if (locked != 0 && errno == EWOULDBLOCK)
         return fail(
             "already-running",
             fmt::format("a cluster named \"{}\" runs already (pid {}): stop it with \"drover "
                         "stop {}\", or give this one another --name",
                         cluster, read_signature(lock.get()).pid, cluster));
+    if (locked != 0) return refuse(errno, "lock");
     return lock;
 }
 

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 
 #include "base/log.h"
 
@@ -20,6 +21,12 @@ using std::chrono::duration_cast;
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 using std::chrono::system_clock;
+
+// Memory, processes, descriptors: there may be more the next time; or a file that is being written.
+bool is_for_want(int number) {
+    return number == ENOMEM || number == EAGAIN || number == EMFILE || number == ENFILE ||
+           number == ETXTBSY;
+}
 
 // What an event may hold that is not small.
 size_t size_of(const Event& event) {
@@ -80,11 +87,14 @@ void Supervisor::spawn(int instance, const Release& release, bool is_candidate) 
         {id, instance, release.generation, static_cast<int>(instances_.size()), release.config});
     if (!spawned) {
         tell(EventKind::error, &worker, ErrorData{spawned.error().code, spawned.error().text});
-        log::error(fmt::format("cannot start a worker: {}", spawned.error().text));
+        // Told once; each try is an event.
+        if (!std::exchange(spawn_failed_, true))
+            log::warn(fmt::format("cannot start a worker: {}", spawned.error().text));
         worker.fault = spawned.error().text;
         on_exit(id, Exit{127, std::nullopt, ExitReason::exec});
         return;
     }
+    spawn_failed_ = false;
     worker.pid = spawned->pid;
     worker.slot = spawned->slot;
     tell(EventKind::fork, &worker);
@@ -246,6 +256,7 @@ void Supervisor::on_exec_failed(WorkerId id, const Error& error) {
     Worker* worker = find(id);
     if (worker == nullptr) return;
     worker->exec_failed = true;
+    worker->fault_may_pass = is_for_want(error.number);
     worker->fault = error.text;
     tell(EventKind::error, worker, ErrorData{error.code, error.text});
 }
@@ -297,8 +308,8 @@ void Supervisor::on_exit(WorkerId id, const Exit& how) {
         facts.was_wanted = true;
     facts.replace_wanted = worker->replace_after;
     facts.succeeded = how.code == 0 && worker->ending == ExitReason::crash;
-    facts.exec_failed = worker->exec_failed;
-    facts.conflict = worker->conflict;
+    facts.exec_failed = worker->exec_failed && !worker->fault_may_pass;
+    facts.conflict = worker->conflict && !worker->fault_may_pass;
     facts.was_ready = worker->ready_since.has_value();
     if (facts.was_ready)
         facts.since_ready = duration_cast<milliseconds>(now - *worker->ready_since);
@@ -343,7 +354,11 @@ void Supervisor::on_conflict(WorkerId id, const ConflictData& conflict) {
     Worker* worker = find(id);
     if (worker == nullptr || worker->conflict) return;
     worker->conflict = true;
-    tell(EventKind::conflict, worker, conflict);
+    worker->fault_may_pass = conflict.may_pass;
+    if (conflict.may_pass)
+        on_trouble(id, {"system", conflict.text});
+    else
+        tell(EventKind::conflict, worker, conflict);
     // Killed at once: what it may have accepted was meant for the port's owner.
     worker->fault = conflict.text;
     effects_.deactivate(id);

@@ -141,6 +141,7 @@ class Supervisor : public WorkerObserver {
         std::vector<Done> rescues;  // that were asked for by hand
         bool exec_failed = false;
         bool conflict = false;
+        bool fault_may_pass = false;    // another try is worth it
         std::string fault;              // the sentence of exec_failed or conflict
         bool said_ready = false;        // over its channel
         bool signalled = false;         // the stop signal was sent
@@ -293,7 +294,8 @@ class Supervisor : public WorkerObserver {
     EventLoop::Source leave_timer_;  // a stop is announced, and connections are still taken
     bool stopping_ = false;
     bool finished_ = false;
-    bool is_dirty_ = false;  // something has changed that is written down
+    bool is_dirty_ = false;      // something has changed that is written down
+    bool spawn_failed_ = false;  // the last one that was to be started
     bool settling_ = false;
     int exit_status_ = 0;
     std::minstd_rand random_{std::random_device{}()};

@@ -93,9 +93,10 @@ struct ErrorData {
 };
 struct ConflictData {
     int port = 0;
-    int pid = 0;          // 0 where unknown
-    std::string command;  // of that pid
-    std::string text;     // the sentence
+    int pid = 0;            // 0 where unknown
+    std::string command;    // of that pid
+    std::string text;       // the sentence
+    bool may_pass = false;  // it is nobody's: it could not be had just now
 };
 struct ScaledData {
     int from = 0;

@@ -175,8 +175,10 @@ Error describe_exec_failure(const ExecFailure& failure, const SpawnRequest& requ
             return sentence(failure.number, fmt::format("set up the file descriptors of {}: {}",
                                                         program_of(request), why));
         case Stage::nofile:
-            return sentence(failure.number, fmt::format("set the limit of open files to {}: {}",
-                                                        request.nofile.value_or(0), why));
+            return sentence(
+                failure.number,
+                fmt::format("set the limit of open files to {}: {}",
+                            request.nofile.value_or(request.soft_nofile.value_or(0)), why));
         case Stage::user:
             return sentence(failure.number,
                             fmt::format("become user {}: {}", user_of(request), why));

@@ -150,8 +150,9 @@ void write_listen_pid(std::array<char, 32>& entry) {
     if (request.umask) ::umask(*request.umask);
     if (request.soft_nofile && !request.nofile) {
         rlimit limit{};
-        ::getrlimit(RLIMIT_NOFILE, &limit);
-        limit.rlim_cur = *request.soft_nofile;
+        if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) give_up(plan, Stage::nofile, errno);
+        // Somebody may have lowered the hard one since.
+        limit.rlim_cur = std::min<rlim_t>(*request.soft_nofile, limit.rlim_max);
         if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) give_up(plan, Stage::nofile, errno);
     }
     if (request.nofile) {

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: MIT
+//
+// What is in a folder. A loop over a directory_iterator throws where reading fails half way, as it
+// does in /proc when the process ends meanwhile.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace drover {
+
+// As far as it can be read; nothing where there is no such folder.
+std::vector<std::filesystem::directory_entry> entries_of(const std::string& folder);
+
+}  // namespace drover
