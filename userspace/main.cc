@@ -204,12 +204,16 @@ int run_master(supervisor::Config config, Paths paths, const std::string& progra
     if (!lock) return refuse(lock.error());
     // The workers of one that was killed go on with this one.
     auto leftovers = supervisor::find_leftovers(paths, config.name);
+    if (!leftovers) {
+        supervisor::remove_new_run_folder(paths, config.name);
+        return refuse(leftovers.error());
+    }
     std::optional<supervisor::SavedState> saved;
     supervisor::Changes changes;
-    if (goes_on || !leftovers.pids.empty()) {
+    if (goes_on || !leftovers->pids.empty()) {
         auto loaded = supervisor::load_state(paths, config.name);
         if (!loaded)
-            return refuse({"leftovers", leftovers.text(config.name, loaded.error().text), 0});
+            return refuse({"leftovers", leftovers->text(config.name, loaded.error().text), 0});
         auto found = supervisor::changes_since(*loaded, config);
         if (!found) return refuse(found.error());
         saved = std::move(*loaded);
@@ -217,7 +221,7 @@ int run_master(supervisor::Config config, Paths paths, const std::string& progra
         saved->releases.at(saved->stable).source = config.source;
         changes.before.source = config.source;
         config = changes.before;
-    } else if (leftovers.any()) {
+    } else if (leftovers->any()) {
         auto cleaned = supervisor::clean_leftovers(paths, config.name, std::chrono::seconds(1));
         if (!cleaned) return refuse(cleaned.error());
         lock = supervisor::lock_cluster(paths, config.name);
@@ -379,8 +383,8 @@ int go_on(const std::string& cluster) {
         int status = saved ? run_master(supervisor::config_of(*saved), paths, own_program(),
                                         /*goes_on=*/true)
                            : refuse(saved.error());
-        bool is_over =
-            status == cli::kDone || supervisor::find_leftovers(paths, cluster).pids.empty();
+        auto left = supervisor::find_leftovers(paths, cluster);
+        bool is_over = status == cli::kDone || (left && left->pids.empty());
         if (is_over || tries == kTries) return status;
         std::this_thread::sleep_for(kPause);
     }
@@ -395,13 +399,14 @@ std::optional<int> stop_leftovers(const cli::Invocation& invocation, const Paths
         cluster = clusters.dead.front();
     if (cluster.empty()) return std::nullopt;
     auto leftovers = supervisor::find_leftovers(paths, cluster);
-    if (!leftovers.any()) return std::nullopt;
+    if (!leftovers) return refuse(leftovers.error());
+    if (!leftovers->any()) return std::nullopt;
     auto lock = supervisor::lock_cluster(paths, cluster);
     if (!lock) return std::nullopt;  // its master lives: ask it
     auto cleaned = supervisor::clean_leftovers(paths, cluster, std::chrono::seconds(10));
     if (!cleaned) return refuse(cleaned.error());
     std::printf("%s: its master was dead; ended what it had left (%zu processes)\n",
-                cluster.c_str(), leftovers.pids.size());
+                cluster.c_str(), leftovers->pids.size());
     return cli::kDone;
 }
 

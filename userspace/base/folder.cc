@@ -4,8 +4,13 @@
 namespace drover {
 
 std::vector<std::filesystem::directory_entry> entries_of(const std::string& folder) {
+    std::error_code ignored;
+    return entries_of(folder, ignored);
+}
+
+std::vector<std::filesystem::directory_entry> entries_of(const std::string& folder,
+                                                         std::error_code& error) {
     std::vector<std::filesystem::directory_entry> entries;
-    std::error_code error;
     for (auto entry = std::filesystem::directory_iterator(folder, error);
          !error && entry != std::filesystem::directory_iterator(); entry.increment(error))
         entries.push_back(*entry);

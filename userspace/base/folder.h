@@ -10,7 +10,10 @@
 
 namespace drover {
 
-// As far as it can be read; nothing where there is no such folder.
+// As far as it can be read.
 std::vector<std::filesystem::directory_entry> entries_of(const std::string& folder);
+// The same, and why not further.
+std::vector<std::filesystem::directory_entry> entries_of(const std::string& folder,
+                                                         std::error_code& error);
 
 }  // namespace drover

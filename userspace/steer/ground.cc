@@ -90,7 +90,8 @@ std::vector<Check> check_ground(const Paths& paths) {
                       mount ? fmt::format("mounted on {}", *mount) : mount.error().text});
     if (!root || !recent) return checks;  // the rest would only repeat it
 
-    bool btf = std::filesystem::exists("/sys/kernel/btf/vmlinux");
+    std::error_code ignored;
+    bool btf = std::filesystem::exists("/sys/kernel/btf/vmlinux", ignored);
     checks.push_back(
         {"btf", btf, true,
          btf ? "the kernel describes its types"
@@ -108,7 +109,6 @@ std::vector<Check> check_ground(const Paths& paths) {
                       wakes ? "workers are woken for connections that are moved to them"
                             : "this kernel may leave a moved connection waiting until the next one "
                               "comes (CVE-2026-46015): update to 6.1.175, 6.12.86 or later"});
-    std::error_code ignored;
     bool bpffs = std::filesystem::exists(paths.bpffs_root, ignored) ||
                  std::filesystem::exists("/sys/fs/bpf", ignored);
     checks.push_back({"bpffs", bpffs, true,

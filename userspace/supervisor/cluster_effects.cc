@@ -194,7 +194,8 @@ Result<void> ClusterEffects::open_parts(SavedState* saved, std::vector<Fd> keepe
         configs[generation] = std::make_shared<const Config>(release);
     for (const SavedInstance& instance : saved->instances)
         former_[instance.instance] = instance.former;
-    for (const SavedWorker& worker : saved->workers) adopt(worker, configs.at(worker.generation));
+    for (const SavedWorker& worker : saved->workers)
+        if (auto adopted = adopt(worker, configs.at(worker.generation)); !adopted) return adopted;
     return {};
 }
 

@@ -131,7 +131,7 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     Result<void> open_notify_socket(const std::string& at = {});
     void drop_dead(SavedState& saved);
     void reap_later(int pid);
-    void adopt(const SavedWorker& saved, std::shared_ptr<const Config> config);
+    Result<void> adopt(const SavedWorker& saved, std::shared_ptr<const Config> config);
     void adopt_channel(const SavedWorker& saved, const Process& process);
     void remove_cgroups(int looks, const std::function<void()>& done);
     Result<worker::SpawnRequest> request_for(const SpawnOrder& order);

@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <fstream>
 
 #include "base/log.h"
@@ -116,7 +117,7 @@ void ClusterEffects::undo_prepare_exec() {
     (void)::setrlimit(RLIMIT_NOFILE, &files);
 }
 
-void ClusterEffects::adopt(const SavedWorker& saved, std::shared_ptr<const Config> config) {
+Result<void> ClusterEffects::adopt(const SavedWorker& saved, std::shared_ptr<const Config> config) {
     WorkerId id = saved.id;
     Process& process = processes_[id];
     process.config = std::move(config);
@@ -127,6 +128,8 @@ void ClusterEffects::adopt(const SavedWorker& saved, std::shared_ptr<const Confi
     process.channel_fd = saved.channel_fd;
     process.is_node = saved.is_node;
     process.pidfd.reset(sys::pidfd_open(saved.pid));
+    if (!process.pidfd.is_open() && errno != ESRCH)
+        return fail_errno(errno, fmt::format("take over worker {} (pid {})", id, saved.pid));
     auto cgroup = Cgroup::open(fmt::format("{}/w{}", cluster_.path(), id));
     if (cgroup) process.cgroup = std::move(*cgroup);
     adopt_channel(saved, process);
@@ -134,6 +137,7 @@ void ClusterEffects::adopt(const SavedWorker& saved, std::shared_ptr<const Confi
     process.on_end = process.pidfd.is_open() ? loop_.on_io(process.pidfd.get(), EPOLLIN,
                                                            [this, id](uint32_t) { on_end(id); })
                                              : loop_.soon([this, id] { on_end(id); });
+    return {};
 }
 
 void ClusterEffects::adopt_channel(const SavedWorker& saved, const Process& process) {

@@ -11,9 +11,11 @@
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "base/cgroup.h"
+#include "base/folder.h"
 #include "base/sys.h"
 #include "steer/ports.h"
 #include "steer/programs.h"
@@ -40,6 +42,17 @@ Signature read_signature(int fd) {
     Signature signature;
     std::sscanf(content.data(), "%d %d", &signature.pid, &signature.stop_signal);
     return signature;
+}
+
+// Not to know who lives is not the same as that nobody does.
+Result<std::vector<int>> pids_in(const std::string& cgroup) {
+    std::vector<int> pids;
+    std::ifstream file(cgroup + "/cgroup.procs");
+    if (!file.is_open() && errno == ENOENT) return pids;
+    for (int pid = 0; file >> pid;) pids.push_back(pid);
+    if (!file.eof() && errno != ENODEV)  // it has just been removed
+        return fail_errno(errno, fmt::format("read {}/cgroup.procs", cgroup));
+    return pids;
 }
 
 }  // namespace
@@ -83,7 +96,13 @@ void remove_run_folder(const Paths& paths, const std::string& cluster) {
     ::rmdir(paths.run_root.c_str());  // when this was the last cluster
 }
 
-Leftovers find_leftovers(const Paths& paths, const std::string& cluster) {
+void remove_new_run_folder(const Paths& paths, const std::string& cluster) {
+    std::error_code error;
+    bool is_new = entries_of(paths.run(cluster), error).size() == 1;
+    if (is_new && !error) remove_run_folder(paths, cluster);
+}
+
+Result<Leftovers> find_leftovers(const Paths& paths, const std::string& cluster) {
     Leftovers found;
     Fd lock(::open(lock_path(paths, cluster).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     if (lock.is_open()) {
@@ -91,13 +110,18 @@ Leftovers find_leftovers(const Paths& paths, const std::string& cluster) {
         found.master_pid = signature.pid;
         found.stop_signal = signature.stop_signal;
     }
-    if (auto cgroup = Cgroup::open(paths.cgroup(cluster)))
-        for (const std::string& name : cgroup->children()) {
-            auto child = Cgroup::open(cgroup->path() + "/" + name);
-            // These serve nobody: the logger ends when the workers have, the controller is killed.
-            if (!child || name == "logger" || name == "controller") continue;
-            for (int pid : child->pids()) found.pids.push_back(pid);
-        }
+    std::error_code error;
+    for (const auto& entry : entries_of(paths.cgroup(cluster), error)) {
+        std::string name = entry.path().filename();
+        // These serve nobody: the logger ends when the workers have, the controller is killed.
+        if (name == "logger" || name == "controller") continue;
+        if (std::error_code unknown; !entry.is_directory(unknown)) continue;
+        auto pids = pids_in(entry.path());
+        if (!pids) return tl::unexpected(pids.error());
+        found.pids.insert(found.pids.end(), pids->begin(), pids->end());
+    }
+    if (error && error.value() != ENOENT)
+        return fail_errno(error.value(), fmt::format("read cgroup {}", paths.cgroup(cluster)));
     std::error_code ignored;
     found.pins = fs::exists(paths.bpffs(cluster), ignored);
     return found;
@@ -117,8 +141,9 @@ Result<void> clean_leftovers(const Paths& paths, const std::string& cluster,
                              std::chrono::milliseconds patience) {
     using std::chrono::steady_clock;
     if (auto cgroup = Cgroup::open(paths.cgroup(cluster))) {
-        Leftovers found = find_leftovers(paths, cluster);
-        for (int pid : found.pids) ::kill(pid, found.stop_signal);
+        auto found = find_leftovers(paths, cluster);
+        if (!found) return tl::unexpected(found.error());
+        for (int pid : found->pids) ::kill(pid, found->stop_signal);
         auto deadline = steady_clock::now() + patience;
         constexpr std::chrono::milliseconds kLook{10};
         while (cgroup->is_populated() && steady_clock::now() < deadline)

@@ -26,6 +26,9 @@ void sign_lock(const Fd& lock, int stop_signal);
 // The run folder goes, with the lock in it.
 void remove_run_folder(const Paths& paths, const std::string& cluster);
 
+// The same where there is nothing in it but the lock.
+void remove_new_run_folder(const Paths& paths, const std::string& cluster);
+
 struct Leftovers {
     int master_pid = 0;     // the dead one; 0 where unknown
     int stop_signal = 15;   // that its workers expect
@@ -35,7 +38,8 @@ struct Leftovers {
     // A sentence, with the reason why they cannot be taken over.
     [[nodiscard]] std::string text(const std::string& cluster, const std::string& why) const;
 };
-Leftovers find_leftovers(const Paths& paths, const std::string& cluster);
+// An error where it cannot be told who lives.
+Result<Leftovers> find_leftovers(const Paths& paths, const std::string& cluster);
 
 // Ends the workers (their stop signal, then SIGKILL after `patience`), detaches the programs,
 // removes pins, cgroups and the run folder. The caller holds the lock. Blocks: for the command
