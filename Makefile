@@ -97,7 +97,8 @@ test: build-tests  ## unit and system tests (as root); scripts/test installs wha
 	$(Q)scripts/run-tests
 
 .PHONY: vm-test
-vm-test: build-tests  ## the adopt tests on Debian's 6.1 kernel, in a virtual machine
+vm-test: build-tests  ## the system tests on Debian's 6.1 kernel, in a virtual machine
+	$(Q)scripts/node-versions
 	$(Q)scripts/vm-test
 
 .PHONY: bench
