@@ -8,6 +8,7 @@
 vm=${build:?}/vm
 memory=${memory:-1024} # MiB
 cpus=${cpus:-2}
+writable=0 # 1: the machine changes the folder that is its root; else changes are kept in memory
 virtiofsd=/usr/lib/qemu/virtiofsd
 
 check_vm_tools() {
@@ -87,7 +88,7 @@ put_modules() { # FOLDER MODULE…
 }
 
 # A small archive of busybox and modules, which mounts the root and starts the init there.
-make_initramfs() { # INIT ARGUMENT WRITABLE
+make_initramfs() { # INIT [ARGUMENT…]
     local root=$vm/initramfs applet
     rm -rf "$root"
     mkdir -p "$root"/{bin,changes,dev,proc,root,share}
@@ -96,7 +97,8 @@ make_initramfs() { # INIT ARGUMENT WRITABLE
         ln -s busybox "$root/bin/$applet"
     done
     put_modules "$root/modules" virtio_pci virtiofs overlay
-    printf '%s\n' "init=${1@Q}" "argument=${2@Q}" "writable=${3@Q}" >"$root/settings"
+    [ "$writable" = 0 ] || touch "$root/writable"
+    echo "exec switch_root /root ${*@Q}" >"$root/go-on"
     install -m 0755 tests/vm/initramfs "$root/init"
     (cd "$root" && find . | cpio -o -H newc --quiet) | gzip -1 >"$vm/initramfs.gz"
 }
