@@ -101,6 +101,11 @@ vm-test: build-tests  ## the system tests on Debian's 6.1 kernel, in a virtual m
 	$(Q)scripts/node-versions
 	$(Q)scripts/vm-test
 
+.PHONY: vm-matrix
+vm-matrix: build-tests  ## the same on other kernels, cgroups, CPUs …, and with systemd: hours
+	$(Q)scripts/node-versions
+	$(Q)scripts/vm-matrix
+
 .PHONY: bench
 bench: all $(BENCHES) $(POLICIES)  ## all benches, one after the other: some 80 minutes
 	$(Q)scripts/bench

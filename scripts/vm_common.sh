@@ -105,10 +105,12 @@ make_initramfs() { # INIT [ARGUMENT…]
 
 # Shares a folder with the machine that is booted next: virtiofsd ends with that machine.
 share() { # FOLDER [COMMAND…]: that runs virtiofsd
-    local folder=$1 end=$((SECONDS + 10))
+    local folder=$1 end=$((SECONDS + 10)) cache=always
+    # What is changed here is to be seen there.
+    [ "$writable" = 0 ] || cache=auto
     shift
     sockets=$(mktemp -d /tmp/drover-vm-XXXXXX) # short: a socket's path has at most 107 letters
-    "$@" "$virtiofsd" --socket-path="$sockets/root" -o source="$folder" -o cache=always \
+    "$@" "$virtiofsd" --socket-path="$sockets/root" -o source="$folder" -o cache="$cache" \
         -o sandbox=chroot -o xattr -o log_level=err >"$vm/virtiofsd.log" 2>&1 </dev/null &
     virtiofsd_pid=$!
     until [ -S "$sockets/root" ]; do
@@ -134,5 +136,5 @@ machine() { # COMMAND-LINE TIME-LIMIT [OPTION OF QEMU…]
         -display none -nic none -serial stdio "$@" \
         -kernel "$(find "$kernel"/boot -name 'vmlinuz-*' | head -n 1)" \
         -initrd "$vm/initramfs.gz" \
-        -append "console=ttyS0 quiet loglevel=3 panic=-1 $append" </dev/null | tr -d '\r'
+        -append "console=ttyS0 quiet loglevel=3 panic=-1 $append" </dev/null | sed -u 's/\r$//'
 }

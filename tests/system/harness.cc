@@ -150,9 +150,13 @@ std::string listening_sockets() {
 
 }  // namespace
 
-bool eventually(const std::function<bool()>& condition, milliseconds deadline) {
+int slowness() {
     const char* patience = std::getenv("DROVER_TEST_PATIENCE");
-    auto end = Clock::now() + deadline * std::max(1, patience != nullptr ? std::atoi(patience) : 1);
+    return std::max(1, patience != nullptr ? std::atoi(patience) : 1);
+}
+
+bool eventually(const std::function<bool()>& condition, milliseconds deadline) {
+    auto end = Clock::now() + deadline * slowness();
     for (milliseconds pause{2};; pause = std::min(pause * 2, milliseconds(30))) {
         if (condition()) return true;
         if (Clock::now() >= end) return false;
