@@ -558,7 +558,6 @@ CrowdOptions crowd_options() {
     }
     options.rate /= slowness();
     options.keep_alive /= slowness();
-    options.long_lived = std::max(2, options.long_lived / slowness());
     options.patience *= slowness();
     return options;
 }
