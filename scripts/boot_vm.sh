@@ -24,6 +24,8 @@ ExecStart=/usr/sbin/qemu-ga --method=isa-serial --path=/dev/ttyS1
 WantedBy=multi-user.target
 UNIT
     chroot "$root" systemctl --quiet enable agent.service
+    # Without udev it would wait for its line.
+    chroot "$root" systemctl --quiet mask serial-getty@ttyS0.service
 }
 
 boot() {

@@ -43,6 +43,9 @@ inline constexpr milliseconds kDeadline{15'000};
 // emulated one says so. All deadlines are multiplied by it, the clients' rates divided.
 int slowness();
 
+// A duration as an option's value, longer on a slow machine: patient(500) is "500ms", or "2000ms".
+std::string patient(int ms);
+
 // Looks until `condition` holds; false when it did not within the deadline.
 bool eventually(const std::function<bool()>& condition, milliseconds deadline = kDeadline);
 

@@ -30,11 +30,12 @@ Version parse_release(const std::string& release) {
 std::string kernel_release() {
     utsname name{};
     ::uname(&name);
-    // Debian's release has its own number (6.1.0-13); the kernel's is in the version.
+    // Debian's release has its own number (6.1.0-13); the kernel's is in the version, with a date.
     std::string version = name.version;
     auto debian = version.find("Debian ");
     if (debian == std::string::npos) return name.release;
-    return version.substr(debian + 7);
+    auto begin = debian + 7;
+    return version.substr(begin, version.find(' ', begin) - begin);
 }
 
 Check bpf_check() {
