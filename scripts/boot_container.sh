@@ -3,6 +3,7 @@
 
 leader=''    # the root's PID 1, as seen from here
 container='' # systemd-nspawn
+watchdog=2   # seconds: shorter than the master hangs
 
 check_tools() { need_root_and systemd-nspawn nsenter; }
 

@@ -7,7 +7,9 @@
 # shellcheck source=scripts/vm_common.sh
 . scripts/vm_common.sh
 writable=1
-patience=180 # seconds: an emulated processor is slow
+# In seconds; an emulated processor is slow, and must not look as if it hung.
+patience=180
+watchdog=10 # shorter than the master hangs
 
 check_tools() { check_vm_tools; }
 
