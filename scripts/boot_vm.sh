@@ -48,7 +48,7 @@ inside() { # COMMAND…
 reboot() {
     local before
     before=$(inside cat /proc/sys/kernel/random/boot_id)
-    inside systemctl reboot || true
+    inside systemctl reboot 2>/dev/null || true
     eventually is_rebooted || die "it does not come up again: $(tail -n 20 "$vm/console.log")"
 }
 is_rebooted() { is_up && [ "$(inside cat /proc/sys/kernel/random/boot_id)" != "$before" ]; }
