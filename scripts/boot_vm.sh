@@ -11,7 +11,10 @@ writable=1
 patience=180
 watchdog=10 # shorter than the master hangs
 
-check_tools() { check_vm_tools; }
+check_tools() {
+    check_vm_tools
+    lock_machine
+}
 
 # The root gets the kernel's modules, and the agent as a service.
 prepare_root() {

@@ -18,6 +18,13 @@ check_vm_tools() {
     done
 }
 
+# Two at once would write the same files.
+lock_machine() {
+    mkdir -p "$vm"
+    exec 8>"$vm/lock"
+    flock -n 8 || die "another virtual machine of this build folder runs: wait for it"
+}
+
 # The release of Debian that has this kernel.
 release_of() { # KERNEL
     case "$1" in
