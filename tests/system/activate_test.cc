@@ -220,7 +220,7 @@ TEST_CASE("a restart of gunicorn under load loses no connection") {
     pid_t former = cluster.pid_of(0);
     Load load("127.0.0.1", 8080, 200);
     REQUIRE(load.wait_answered(50));
-    CHECK(cluster.drover({"restart", "web"}).status == 0);
+    CHECK(cluster.drover({"restart", "web"}, milliseconds(60'000)).status == 0);
     REQUIRE(cluster.wait_ready(2));
     CHECK(load.wait_answered(50));
     auto result = load.stop();
