@@ -82,9 +82,14 @@ TEST_CASE("events -f goes on with what happens next") {
 
 TEST_CASE("a worker that listens late is ready late") {
     Sandbox sandbox;
-    Cluster cluster(sandbox, "web", {"-n", "1"}, hello({"--delay-listen-ms", "600"}));
-    REQUIRE(eventually([&] { return cluster.worker(0)["state"] == "online"; }));
-    CHECK(cluster.status()["ready"] == 0);
+    Cluster cluster(sandbox, "web", {"-n", "1"},
+                    hello({"--delay-listen-ms", std::to_string(600 * slowness())}));
+    Json status;
+    REQUIRE(eventually([&] {
+        status = cluster.status();
+        return status.is_object() && status["workers"][0]["state"] == "online";
+    }));
+    CHECK(status["ready"] == 0);
     CHECK(cluster.wait_ready(1));
     CHECK(cluster.stop() == 0);
 }
