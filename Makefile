@@ -98,8 +98,14 @@ test: build-tests  ## unit and system tests (as root); scripts/test installs wha
 	$(Q)scripts/run-tests
 
 .PHONY: vm-test
-vm-test: build-tests  ## the tests of adopt, usage and clock on Debian's 6.1 kernel, in a virtual machine
+vm-test: build-tests  ## the system tests on Debian's 6.1 kernel, in a virtual machine
+	$(Q)scripts/node-versions
 	$(Q)scripts/vm-test
+
+.PHONY: vm-matrix
+vm-matrix: build-tests  ## the same on other kernels, cgroups, CPUs …, and with systemd: hours
+	$(Q)scripts/node-versions
+	$(Q)scripts/vm-matrix
 
 .PHONY: soak
 MINUTES ?= 30

@@ -12,8 +12,10 @@ die() {
     exit 1
 }
 
-eventually() { # COMMAND…: until it succeeds, for 30 s
-    local end=$((SECONDS + 30))
+patience=30 # seconds
+
+eventually() { # COMMAND…: until it succeeds, for as long as there is patience
+    local end=$((SECONDS + patience))
     until "$@"; do
         [ $SECONDS -lt $end ] || return 1
         sleep 0.1

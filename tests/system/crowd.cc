@@ -551,10 +551,14 @@ bool is_full_run() {
 
 CrowdOptions crowd_options() {
     CrowdOptions options;
-    if (is_full_run()) return options;
-    options.rate = 300;
-    options.keep_alive = 50;
-    options.long_lived = 10;
+    if (!is_full_run()) {
+        options.rate = 300;
+        options.keep_alive = 50;
+        options.long_lived = 10;
+    }
+    options.rate /= slowness();
+    options.keep_alive /= slowness();
+    options.patience *= slowness();
     return options;
 }
 

@@ -50,7 +50,8 @@ struct CrowdOptions {
 // True when the tests may take long and much: DROVER_TEST_FULL is set.
 bool is_full_run();
 
-// The default sizes in a full run, else smaller ones, so that suites can run side by side.
+// The default sizes in a full run, else smaller ones, so that suites can run side by side; and
+// fewer clients with more patience on a slow machine (slowness()).
 CrowdOptions crowd_options();
 
 class Crowd {

@@ -150,9 +150,17 @@ std::string listening_sockets() {
 
 }  // namespace
 
-bool eventually(const std::function<bool()>& condition, milliseconds deadline) {
+int slowness() {
     const char* patience = std::getenv("DROVER_TEST_PATIENCE");
-    auto end = Clock::now() + deadline * std::max(1, patience != nullptr ? std::atoi(patience) : 1);
+    return std::max(1, patience != nullptr ? std::atoi(patience) : 1);
+}
+
+std::string patient(int ms) {
+    return fmt::format("{}ms", ms * slowness());
+}
+
+bool eventually(const std::function<bool()>& condition, milliseconds deadline) {
+    auto end = Clock::now() + deadline * slowness();
     for (milliseconds pause{2};; pause = std::min(pause * 2, milliseconds(30))) {
         if (condition()) return true;
         if (Clock::now() >= end) return false;
@@ -340,6 +348,10 @@ Cluster::Cluster(Sandbox& sandbox, std::string name, const Words& options, const
          {build_folder() + "/drover", std::string("run"), std::string("--name"), name_})
         words.push_back(word);
     words.insert(words.end(), options.begin(), options.end());
+    // Node takes its time to start on a slow machine.
+    if (slowness() > 1 &&
+        std::find(options.begin(), options.end(), "--ready-timeout") == options.end())
+        words.insert(words.end(), {"--ready-timeout", patient(30'000)});
     words.emplace_back("--");
     words.insert(words.end(), command.begin(), command.end());
     master_ = sandbox_.start(

@@ -39,8 +39,14 @@ using Words = std::vector<std::string>;
 
 inline constexpr milliseconds kDeadline{15'000};
 
-// Looks until `condition` holds; false when it did not within the deadline. On an emulated machine
-// DROVER_TEST_PATIENCE multiplies all deadlines.
+// How many times slower than an ordinary one this machine is: DROVER_TEST_PATIENCE, else 1. An
+// emulated one says so. All deadlines are multiplied by it, the clients' rates divided.
+int slowness();
+
+// A duration as an option's value, longer on a slow machine: patient(500) is "500ms", or "2000ms".
+std::string patient(int ms);
+
+// Looks until `condition` holds; false when it did not within the deadline.
 bool eventually(const std::function<bool()>& condition, milliseconds deadline = kDeadline);
 
 // Folder with the drover binary and servers/: $DROVER_BUILD, else where the test binary is.

@@ -21,7 +21,7 @@ Words with_health(const Words& more = {}) {
                      "--health",
                      "http:/health",
                      "--health-interval",
-                     "200ms",
+                     patient(200),
                      "--health-failures",
                      "2"};
     options.insert(options.end(), more.begin(), more.end());
@@ -109,7 +109,7 @@ NODE_TEST_CASE("an Express worker that fails its health check is replaced, too")
 TEST_CASE("a sick worker gets no connections while its replacement is on its way") {
     Sandbox sandbox;
     Cluster cluster(sandbox, "web", with_health({"-n", "2", "--policy", "round-robin"}),
-                    hello({"--delay-listen-ms", "1500"}));
+                    hello({"--delay-listen-ms", std::to_string(1'500 * slowness())}));
     REQUIRE(cluster.wait_ready(2));
     REQUIRE(cluster.drover({"probe", cluster.target(0), "/sick"}).status == 0);
     REQUIRE(eventually([&] {

@@ -8,6 +8,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -93,7 +94,7 @@ int number_after(const std::string& body, const std::string& word) {
 
 Connection::Connection(const std::string& address, int port, milliseconds deadline,
                        const std::string& client)
-    : deadline_(deadline) {
+    : deadline_(deadline * slowness()) {
     auto target = parse(address, port);
     if (!target) {
         error_ = "no address: " + address;
@@ -101,8 +102,8 @@ Connection::Connection(const std::string& address, int port, milliseconds deadli
     }
     fd_.reset(::socket(target->storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
     timeval limit{};
-    limit.tv_sec = deadline.count() / 1000;
-    limit.tv_usec = deadline.count() % 1000 * 1000;
+    limit.tv_sec = deadline_.count() / 1000;
+    limit.tv_usec = deadline_.count() % 1000 * 1000;
     ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
     ::setsockopt(fd_.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
     if (!client.empty()) {
@@ -173,7 +174,7 @@ std::map<int, int> spread(const std::string& address, int port, int requests) {
 }
 
 Load::Load(std::string address, int port, int rate)
-    : address_(std::move(address)), port_(port), rate_(rate) {
+    : address_(std::move(address)), port_(port), rate_(std::max(1, rate / slowness())) {
     thread_ = std::thread([this] { work(); });
 }
 
@@ -211,7 +212,7 @@ void Load::work() {
         Clock::time_point deadline;
         bool sent = false;
     };
-    constexpr milliseconds kPatience{8'000};
+    const milliseconds patience = slowness() * milliseconds(8'000);
     std::unordered_map<int, Request> open;
     Fd epoll(::epoll_create1(EPOLL_CLOEXEC));
     auto target = parse(address_, port_);
@@ -228,7 +229,7 @@ void Load::work() {
         Request request;
         request.fd.reset(
             ::socket(target->storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-        request.deadline = Clock::now() + kPatience;
+        request.deadline = Clock::now() + patience;
         int fd = request.fd.get();
         if (::connect(fd, reinterpret_cast<sockaddr*>(&target->storage), target->size) != 0 &&
             errno != EINPROGRESS) {

@@ -51,7 +51,8 @@ int pid_in(const std::string& body);
 // Makes `requests` one after another and counts them by instance; -1 counts failures.
 std::map<int, int> spread(const std::string& address, int port, int requests);
 
-// Opens `rate` new connections a second, whether or not earlier ones are answered, until stopped.
+// Opens `rate` new connections a second, on a slow machine fewer (slowness()), whether or not
+// earlier ones are answered, until stopped.
 class Load {
   public:
     Load(std::string address, int port, int rate);
@@ -84,3 +85,14 @@ class Load {
 };
 
 }  // namespace drover::test
+
+// So that a failed check shows who answered how often.
+template <>
+struct doctest::StringMaker<std::map<int, int>> {
+    static String convert(const std::map<int, int>& shares) {
+        std::string text;
+        for (auto [instance, count] : shares)
+            text += "instance " + std::to_string(instance) + ": " + std::to_string(count) + "; ";
+        return text.c_str();
+    }
+};

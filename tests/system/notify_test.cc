@@ -206,7 +206,8 @@ TEST_CASE("a worker that never says READY=1 is ended at --ready-timeout, as a fa
     Sandbox sandbox;
     Cluster cluster(
         sandbox, "web",
-        {"-n", "2", "--ready", "notify", "--ready-timeout", "400ms", "--max-restarts", "2/60s"},
+        {"-n", "2", "--ready", "notify", "--ready-timeout", patient(400), "--max-restarts",
+         "2/60s"},
         {"/bin/sh", "-c",
          fmt::format("[ $DROVER_INSTANCE = 0 ] || exec {0} --wait; exec {0}", notifier()[0])});
     REQUIRE(wait_state(cluster, 1, "failed"));
@@ -226,12 +227,13 @@ TEST_CASE("a worker that never says READY=1 is ended at --ready-timeout, as a fa
 
 TEST_CASE("a worker that gives signs of life lives, and is killed and replaced when they end") {
     Sandbox sandbox;
-    Cluster cluster(sandbox, "web", {"-n", "2", "--watchdog", "500ms", "--policy", "round-robin"},
+    Cluster cluster(sandbox, "web",
+                    {"-n", "2", "--watchdog", patient(500), "--policy", "round-robin"},
                     notifier({"--ping-ms", "50"}));
     REQUIRE(cluster.wait_ready(2));
     // Longer than the watchdog waits, and than a start that may fail takes.
     auto ready = Clock::now();
-    REQUIRE(eventually([&] { return Clock::now() - ready > milliseconds(1'100); }));
+    REQUIRE(eventually([&] { return Clock::now() - ready > slowness() * milliseconds(1'100); }));
     CHECK(events_of(cluster, "exit").empty());
 
     int silent = instance_in(get("127.0.0.1", 8080, "/mute").body);
@@ -253,7 +255,8 @@ TEST_CASE("a worker that gives signs of life lives, and is killed and replaced w
 
 TEST_CASE("a worker that hangs is replaced by the watchdog, and what waited for it is answered") {
     Sandbox sandbox;
-    Cluster cluster(sandbox, "web", {"-n", "1", "--watchdog", "500ms", "--port", "127.0.0.1:8080"},
+    Cluster cluster(sandbox, "web",
+                    {"-n", "1", "--watchdog", patient(500), "--port", "127.0.0.1:8080"},
                     notifier({"--ping-ms", "50"}));
     REQUIRE(cluster.wait_ready(1));
     pid_t hung = cluster.pid_of(0);

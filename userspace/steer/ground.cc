@@ -32,11 +32,12 @@ Version parse_release(const std::string& release) {
 std::string kernel_release() {
     utsname name{};
     ::uname(&name);
-    // Debian's release has its own number (6.1.0-13); the kernel's is in the version.
+    // Debian's release has its own number (6.1.0-13); the kernel's is in the version, with a date.
     std::string version = name.version;
     auto debian = version.find("Debian ");
     if (debian == std::string::npos) return name.release;
-    return version.substr(debian + 7);
+    auto begin = debian + 7;
+    return version.substr(begin, version.find(' ', begin) - begin);
 }
 
 Check bpf_check() {
@@ -47,7 +48,17 @@ Check bpf_check() {
             loads
                 ? "the kernel takes sk_reuseport, sock_ops and cgroup programs"
                 : "the kernel refuses BPF programs (in a container it needs CAP_BPF, CAP_NET_ADMIN "
-                  "and CAP_PERFMON; with lockdown=confidentiality there is no way)"};
+                  "and CAP_PERFMON)"};
+}
+
+// Without it the policies go by connections alone (programs.cc).
+Check queues_check() {
+    bool reads = libbpf_probe_bpf_helper(BPF_PROG_TYPE_SK_REUSEPORT, BPF_FUNC_probe_read_kernel,
+                                         nullptr) == 1;
+    return {"queues", reads, false,
+            reads ? "policies look at listeners' queues"
+                  : "this kernel lets programs not look at listeners' queues (is it locked down?): "
+                    "least-busy goes by connections alone"};
 }
 
 Check usage_check() {
@@ -98,6 +109,7 @@ std::vector<Check> check_ground(const Paths& paths) {
              : "the kernel has no type information (/sys/kernel/btf/vmlinux): it needs "
                "CONFIG_DEBUG_INFO_BTF"});
     checks.push_back(bpf_check());
+    checks.push_back(queues_check());
     auto sockets = list_sockets(kListening);
     checks.push_back({"sock_diag", sockets.has_value(), false,
                       sockets ? "the kernel lists its sockets"
