@@ -137,6 +137,9 @@ TEST_CASE("least-busy passes by a worker that stands still, though fewest connec
     }
     held.clear();
     REQUIRE(eventually([&] { return cluster.worker(0)["live"] == 1; }));
+    // On a busy machine one may have been relieved before.
+    auto moved = [&] { return cluster.status()["moved_total"].get<int>(); };
+    int before = moved();
     REQUIRE(::kill(hung, SIGSTOP) == 0);
     Connection waiting("127.0.0.1", 8080);
     REQUIRE(waiting.send_request("/", false));
@@ -144,14 +147,14 @@ TEST_CASE("least-busy passes by a worker that stands still, though fewest connec
     CHECK(instance_in(waiting.receive().body) == 1);
     // The answer may come before the first worker is active again; that is one step of the
     // master's.
-    CHECK(cluster.status()["moved_total"] == 1);
+    CHECK(moved() == before + 1);
     Connection next("127.0.0.1", 8080);
     REQUIRE(next.send_request("/", false));
     REQUIRE(eventually([&] { return cluster.worker(0)["queued"] == 1; }));
     // Each time its usual pace counts as a connection, up to 32. By connections alone eight of
     // these would wait there, too.
     CHECK(hold(kept, 16) == Shares{{1, 16}});
-    CHECK(cluster.status()["moved_total"] == 1);
+    CHECK(moved() == before + 1);
     REQUIRE(::kill(hung, SIGCONT) == 0);
     CHECK(instance_in(next.receive().body) == 0);
     kept.clear();
