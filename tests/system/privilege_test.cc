@@ -14,6 +14,7 @@
 
 #include "harness.h"
 #include "http.h"
+#include "nginx.h"
 
 namespace drover::test {
 
@@ -101,27 +102,14 @@ TEST_CASE("a worker of another user may do nothing, and cannot come to more") {
 
 // It opens its logs and its port as root, and gives that up itself.
 TEST_CASE("an nginx that begins as root and serves as another user works as without drover") {
-    auto nginx = find_program("nginx");
-    if (!nginx) return;
     Sandbox sandbox;
-    std::string folder = sandbox.path("");
-    write_file(sandbox.path("nginx.conf"), fmt::format(R"(
-daemon off;
-user www-data;
-worker_processes 1;
-error_log {0}error.log;
-pid {0}nginx.pid;
-events {{ worker_connections 64; }}
-http {{
-    access_log {0}access.log;
-    client_body_temp_path {0}body; proxy_temp_path {0}proxy; fastcgi_temp_path {0}fastcgi;
-    uwsgi_temp_path {0}uwsgi; scgi_temp_path {0}scgi;
-    server {{ listen 80; location / {{ return 200 "pid $pid\n"; }} }}
-}}
-)",
-                                                       folder));
-    Cluster cluster(sandbox, "web", {"-n", "2", "--stop-signal", "QUIT"},
-                    {*nginx, "-e", "stderr", "-c", sandbox.path("nginx.conf")});
+    auto command = nginx(sandbox, {.user = "www-data",
+                                   .listen = "80",
+                                   .access_log = sandbox.path("access.log"),
+                                   .error_log = sandbox.path("error.log"),
+                                   .locations = ""});
+    if (!command) return;
+    Cluster cluster(sandbox, "web", {"-n", "2", "--stop-signal", "QUIT"}, *command);
     REQUIRE(cluster.wait_ready(2));
     pid_t answering = pid_in(get("127.0.0.1", 80).body);
     REQUIRE(answering > 0);

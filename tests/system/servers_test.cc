@@ -8,6 +8,7 @@
 
 #include "harness.h"
 #include "http.h"
+#include "nginx.h"
 #include "node_programs.h"
 
 namespace drover::test {
@@ -53,27 +54,11 @@ TEST_CASE("all workers of python3 -m http.server answer in turn") {
 }
 
 TEST_CASE("all workers of nginx answer in turn and end by its own stop signal") {
-    auto nginx = find_program("nginx");
-    if (!nginx) return;
     Sandbox sandbox;
-    std::string folder = sandbox.path("");
-    write_file(sandbox.path("nginx.conf"), fmt::format(R"(
-daemon off;
-user root;
-worker_processes 1;
-error_log stderr;
-pid {0}nginx.pid;
-events {{ worker_connections 128; }}
-http {{
-    access_log off;
-    client_body_temp_path {0}body; proxy_temp_path {0}proxy; fastcgi_temp_path {0}fastcgi;
-    uwsgi_temp_path {0}uwsgi; scgi_temp_path {0}scgi;
-    server {{ listen 8080; location / {{ return 200 "pid $pid\n"; }} }}
-}}
-)",
-                                                       folder));
+    auto command = nginx(sandbox);
+    if (!command) return;
     Cluster cluster(sandbox, "web", {"-n", "3", "--policy", "round-robin", "--stop-signal", "QUIT"},
-                    {*nginx, "-e", "stderr", "-c", sandbox.path("nginx.conf")});
+                    *command);
     REQUIRE(cluster.wait_ready(3));
     std::map<int, int> by_pid;
     for (int i = 0; i < 12; i++) {

@@ -16,6 +16,7 @@
 #include "harness.h"
 #include "http.h"
 #include "messages.h"
+#include "nginx.h"
 #include "node_programs.h"
 
 namespace drover::test {
@@ -47,31 +48,17 @@ struct Hello {
 struct Nginx {
     static constexpr const char* name = "nginx";
     static Served in(Sandbox& sandbox) {
-        auto nginx = find_program("nginx");
-        if (!nginx) return Served();
-        std::string folder = sandbox.path("");
         // Slow by its rate: most of the answer is still to come when a drain begins.
         write_file(sandbox.path("slow"), std::string(120'000, 'x'));
-        write_file(sandbox.path("nginx.conf"), fmt::format(R"(
-daemon off;
-user root;
-worker_processes 1;
-error_log stderr;
-pid {0}nginx.pid;
-events {{ worker_connections 4096; }}
-http {{
-    access_log off;
-    client_body_temp_path {0}body; proxy_temp_path {0}proxy; fastcgi_temp_path {0}fastcgi;
-    uwsgi_temp_path {0}uwsgi; scgi_temp_path {0}scgi;
-    server {{
-        listen 8080 backlog=4096;
-        location / {{ return 200 "pid $pid\n"; }}
-        location /slow {{ root {0}; limit_rate 100000; }}
-    }}
-}}
-)",
-                                                           folder));
-        return {.command = {*nginx, "-e", "stderr", "-c", sandbox.path("nginx.conf")},
+        auto command = nginx(
+            sandbox, {.user = "root",
+                      .listen = "8080 backlog=4096",
+                      .access_log = "off",
+                      .error_log = "stderr",
+                      .locations = fmt::format("location /slow {{ root {}; limit_rate 100000; }}",
+                                               sandbox.path(""))});
+        if (!command) return Served();
+        return {.command = *command,
                 .options = {"--stop-signal", "QUIT", "--drain-timeout", "2s"},
                 .environment = {},
                 .long_path = "/slow"};
