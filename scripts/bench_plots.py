@@ -1,12 +1,10 @@
-"""Draws what bench-peers has measured, by gnuplot, as PNGs in build/bench. Not a command.
+"""Draws what bench-peers has measured, by gnuplot, as PNGs. Not a command.
 
     latency-SERVER.png   p99 of the short requests by load, a line for each peer
     growth.png           start, memory and CPU by number of workers"""
 
 import re
 import subprocess
-
-from bench_common import OUT
 
 STYLE = """
 set terminal pngcairo noenhanced size {width},{height} font "sans,11"
@@ -42,8 +40,8 @@ def run_gnuplot(path, text):
     return path
 
 
-def plot_latencies(rows, server):
-    path = OUT / f"latency-{server}.png"
+def plot_latencies(folder, rows, server):
+    path = folder / f"latency-{server}.png"
     return run_gnuplot(path, STYLE.format(width=900, height=600, path=path) + f"""
 set title "{server}: short requests among a few long ones"
 set xlabel "load"
@@ -53,8 +51,8 @@ set xrange [0.45:0.95]
 """ + lines_by_peer(rows, "p99_us", 0.001))
 
 
-def plot_growth(rows):
-    path = OUT / "growth.png"
+def plot_growth(folder, rows):
+    path = folder / "growth.png"
     panels = [("ready_ms", 1, "till all serve, ms"),
               ("master_anon_kb", 1 / 1024, "the master's RssAnon, MB"),
               ("peer_us", 1, "CPU per connection, µs")]
@@ -69,10 +67,10 @@ set xlabel "workers"
     return run_gnuplot(path, text)
 
 
-def plot(summary):
+def plot(folder, summary):
     """Draws what there is; returns the files."""
     mixed = [row for row in summary if row["experiment"] == "mixed"]
     growth = [row for row in summary if row["experiment"] == "growth"]
-    paths = [plot_latencies([row for row in mixed if row["server"] == server], server)
+    paths = [plot_latencies(folder, [row for row in mixed if row["server"] == server], server)
              for server in dict.fromkeys(row["server"] for row in mixed)]
-    return paths + ([plot_growth(growth)] if growth else [])
+    return paths + ([plot_growth(folder, growth)] if growth else [])
