@@ -18,7 +18,7 @@ FIRST_UPSTREAM_PORT = 9001
 PM2 = ["node", str(BUILD / "node/node_modules/pm2/bin/pm2")]
 
 POLICIES = ("hash", "round-robin", "source", "least-conn")  # beside the default
-DROVER_EACH = ("drover", *(f"drover {policy}" for policy in POLICIES))
+DROVER_EACH = ("drover", *(f"drover {policy}" for policy in POLICIES))  # and shared, for Node
 
 
 class Server(NamedTuple):
@@ -197,7 +197,7 @@ PEERS = {
     "nginx-reuseport": own_nginx("reuseport"),
     "nginx-accept": own_nginx(""),
     "drover": drover("least-busy"),
-    **{f"drover {policy}": drover(policy) for policy in POLICIES},
+    **{f"drover {policy}": drover(policy) for policy in (*POLICIES, "shared")},
 }
 
 # Peers that replace a worker that died.
