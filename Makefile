@@ -113,10 +113,24 @@ soak: build-tests  ## everything at random under load, for MINUTES=30 (as root)
 	$(Q)DROVER_SOAK_MINUTES=$(MINUTES) $(BUILD)/system-tests --test-suite=soak --no-intro
 
 .PHONY: bench
-bench: all $(BENCHES) $(POLICIES)  ## all benches, one after the other: some 80 minutes
+bench: all $(BENCHES) $(POLICIES) bench-installed  ## all benches, one after the other: some 4 hours
 	$(Q)scripts/bench
 	$(Q)scripts/bench-steering
 	$(Q)scripts/bench-syn
+	$(Q)scripts/bench-peers
+
+.PHONY: bench-installed
+bench-installed:
+	$(Q)scripts/deps install test
+	$(Q)scripts/node-versions
+
+.PHONY: bench-quick
+bench-quick: all $(BUILD)/bench/load bench-installed  ## does every peer of the bench answer? under 2 minutes
+	$(Q)scripts/bench-peers --quick
+
+.PHONY: bench-peers
+bench-peers: all $(BUILD)/bench/load bench-installed  ## drover beside plain sockets, Node cluster, PM2, HAProxy, nginx
+	$(Q)scripts/bench-peers
 
 .PHONY: bench-cost
 bench-cost: all $(BENCHES)  ## CPU per connection: plain SO_REUSEPORT against drover's policies

@@ -3,8 +3,10 @@ their own, and how figures are shown. Not a command."""
 
 import json
 import os
+import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,17 +19,27 @@ OUT = BUILD / "bench"
 PORT = 8080
 DROVER = str(BUILD / "drover")
 HELLO = [str(BUILD / "servers/hello"), "--port", str(PORT)]
+FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # that a process may have open
 
 
 def die(text):
     sys.exit(f"{Path(sys.argv[0]).name}: {text}")
 
 
+def node_server(program, port=PORT):
+    return ["node", str(ROOT / "tests/bench" / program), str(port)]
+
+
+def folder():
+    """Of the run that this process is."""
+    return Path(f"/tmp/drover-bench-{os.getpid()}")
+
+
 def log_file():
-    return OUT / "bench-server.log"
+    return folder() / "servers.log"
 
 
-def until(condition, what, seconds=20):
+def until(condition, what, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -36,7 +48,7 @@ def until(condition, what, seconds=20):
 
 
 class Place:
-    """Servers with a cgroup and a run folder of their own; all of it is gone on leaving."""
+    """Servers with a cgroup and folders of their own; all of it is gone on leaving."""
 
     def __init__(self):
         self.processes = []
@@ -45,11 +57,17 @@ class Place:
         if mount is None:
             die("cgroup v2 is not mounted")
         name = f"drover-bench-{os.getpid()}"
-        self.cgroup = f"{mount}/{name}"
-        os.environ.update(DROVER_CGROUP=self.cgroup, DROVER_RUN_DIR=f"/run/{name}",
-                          DROVER_BPFFS=f"/sys/fs/bpf/{name}", DROVER_LOG_ROOT=f"/run/{name}/log")
+        self.cgroup = Path(mount, name)
+        os.environ.update(DROVER_CGROUP=str(self.cgroup), DROVER_RUN_DIR=f"/run/{name}",
+                          DROVER_BPFFS=f"/sys/fs/bpf/{name}", DROVER_LOG_ROOT=f"/run/{name}/log",
+                          NODE_PATH=str(BUILD / "node/node_modules"))
+        (self.cgroup / "servers").mkdir(parents=True)
+        folder().mkdir()
         log_file().write_text("")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        # Clients with one address need many ports.
+        Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("10000 65535\n")
 
     def __enter__(self):
         return self
@@ -64,20 +82,56 @@ class Place:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
-        if Path(self.cgroup).is_dir():
-            os.rmdir(self.cgroup)
-        shutil.rmtree(os.environ["DROVER_RUN_DIR"], ignore_errors=True)
+        self.end_all_that_is_left()
+        for each in (folder(), os.environ["DROVER_RUN_DIR"], os.environ["DROVER_BPFFS"]):
+            shutil.rmtree(each, ignore_errors=True)
 
-    def spawn(self, command, before_exec=None, keep=(), **environment):
+    def end_all_that_is_left(self):
+        """Also those that left their parents, as PM2's master does."""
+        (self.cgroup / "cgroup.kill").write_text("1\n")
+        until(lambda: "populated 0" in (self.cgroup / "cgroup.events").read_text(),
+              "processes of the bench do not end")
+        for each, _, _ in os.walk(self.cgroup, topdown=False):
+            os.rmdir(each)
+
+    def spawn(self, command, before_exec=lambda: None, keep=(), **environment):
+        """Each process and what it starts is in the cgroup of this place."""
+        def begin():
+            (self.cgroup / "servers/cgroup.procs").write_text("0\n")
+            before_exec()
+
         with log_file().open("a") as log:
             self.processes.append(subprocess.Popen(
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, pass_fds=keep,
-                preexec_fn=before_exec, env=environment and {**os.environ, **environment} or None))
+                preexec_fn=begin, env=environment and {**os.environ, **environment} or None))
+        return self.processes[-1]
+
+    def start_on_one_socket(self, workers, command):
+        listener = socket.create_server(("0.0.0.0", PORT), backlog=4096)
+
+        def pass_it():  # as systemd does
+            os.dup2(listener.fileno(), 3, inheritable=True)
+            os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+
+        for _ in range(workers):
+            self.spawn(command, before_exec=pass_it, keep=(3,))
+        listener.close()
+
+    def start_node_cluster(self, workers, policy, command):
+        node, *program = command
+        self.spawn([node, str(ROOT / "tests/bench/cluster.js"), str(workers), *program],
+                   NODE_CLUSTER_SCHED_POLICY=policy)
 
     def start_drover(self, workers, policy, command):
-        self.spawn([DROVER, "run", "--name", "bench", "-n", str(workers), "--policy", policy, "--",
-                    *command])
+        self.spawn_drover(workers, policy, command)
         until(lambda: self.status().get("ready") == workers, "drover is not ready")
+
+    def spawn_drover(self, workers, policy, command, options=()):
+        self.spawn([DROVER, "run", "--name", "bench", "-n", str(workers), "--policy", policy,
+                    *options, "--", *command])
+
+    def wait_until_listening(self, workers, mark="listening"):
+        until(lambda: log_file().read_text().count(mark) >= workers, "not all listen")
 
     def status(self):
         done = subprocess.run([DROVER, "status", "bench", "--json"], capture_output=True, text=True)

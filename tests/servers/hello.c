@@ -5,6 +5,7 @@
 // demo (scripts/quickstart) and the bench use it.
 //
 //     hello [--port N] [--addr A]… [--v6only] [--reuseport] [--extra-port N]… [--backlog N]
+//           [--passed]           accept from descriptor 3, a listener that several share, instead
 //           [--block]            serve one connection at a time, with blocking calls
 //           [--work-us N]        compute for so long in each request
 //           [--log FILE]         append one line for each request
@@ -57,7 +58,7 @@
 #define SO_DETACH_REUSEPORT_BPF 68
 #endif
 
-enum { kMaxListeners = 16, kMaxFds = 65536, kBuffer = 2048, kBody = 16384 };
+enum { kPassedFd = 3, kMaxListeners = 16, kMaxFds = 65536, kBuffer = 2048, kBody = 16384 };
 
 struct counters {
     _Atomic uint64_t accepted;
@@ -81,7 +82,7 @@ static struct {
     int detach_errno;  // -1: not tried
     int64_t work_us;
     int64_t delay_listen_ms;
-    bool v6only, reuseport, block, detach, sick;
+    bool v6only, reuseport, passed, block, detach, sick;
     const char* sick_while;
     struct counters* counters;
     char fds_at_start[512];
@@ -383,8 +384,8 @@ static void answer_those_that_waited(void) {
     }
 }
 
-static void watch(int fd) {
-    struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
+static void watch(int fd, uint32_t events) {
+    struct epoll_event event = {.events = events, .data.fd = fd};
     if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) != 0) die("epoll_ctl");
 }
 
@@ -394,7 +395,8 @@ static void serve_by_epoll(const int* listeners, int count) {
     if (epoll_fd < 0) die("epoll_create1");
     for (int i = 0; i < count; i++) {
         fcntl(listeners[i], F_SETFL, O_NONBLOCK);
-        watch(listeners[i]);
+        // Of those that share a listener, one wakes for a connection.
+        watch(listeners[i], server.passed ? EPOLLIN | EPOLLEXCLUSIVE : EPOLLIN);
     }
     for (;;) {
         int ready = epoll_wait(epoll_fd, events, 64, waiting > 0 ? 10 : -1);
@@ -413,7 +415,7 @@ static void serve_by_epoll(const int* listeners, int count) {
                 close(fd);
                 continue;
             }
-            watch(fd);
+            watch(fd, EPOLLIN);
         }
         if (waiting > 0) answer_those_that_waited();
     }
@@ -436,6 +438,10 @@ static void read_options(int argc, char** argv) {
         const char* value = i + 1 < argc ? argv[i + 1] : "";
         if (strcmp(name, "--reuseport") == 0) {
             server.reuseport = true;
+            continue;
+        }
+        if (strcmp(name, "--passed") == 0) {
+            server.passed = true;
             continue;
         }
         if (strcmp(name, "--v6only") == 0) {
@@ -498,7 +504,11 @@ int main(int argc, char** argv) {
     signal(SIGUSR1, on_usr1);
     setvbuf(stdout, NULL, _IOLBF, 0);
     read_options(argc, argv);
-    for (int i = 0; i < server.port_count; i++)
+    if (server.passed) {
+        listeners[count++] = kPassedFd;
+        printf("listening on a passed socket\n");
+    }
+    for (int i = 0; i < server.port_count && !server.passed; i++)
         for (int j = 0; j < server.address_count && count < kMaxListeners; j++)
             listeners[count++] = listen_on(server.addresses[j], server.ports[i]);
     if (server.block) serve_one_at_a_time(listeners[0]);
