@@ -47,6 +47,7 @@ MAIN_OBJECT    := $(BUILD)/userspace/main.o
 # A sanitizer build may take the tests' own objects from another one: TESTS_BUILD=build.
 TESTS_BUILD    ?= $(BUILD)
 UNIT_OBJECTS   := $(UNIT_SOURCES:%.cc=$(TESTS_BUILD)/%.o)
+TIDIED         := $(patsubst %.cc,$(BUILD)/tidy/%.ok,$(SOURCES) userspace/main.cc)
 SYSTEM_OBJECTS := $(SYSTEM_SOURCES:%.cc=$(BUILD)/%.o)
 SERVERS        := $(addprefix $(BUILD)/servers/,$(notdir $(basename $(SERVER_SOURCES))))
 BENCHES        := $(BENCH_SOURCES:tests/bench/%.cc=$(BUILD)/bench/%)
@@ -148,8 +149,16 @@ bench-syn: all $(BENCHES) $(POLICIES)  ## what a decision costs, and a SYN flood
 fuzz: $(FUZZERS:=.run)  ## fuzz the parsers, FUZZ_SECONDS=60 each (scripts/deps install fuzz)
 
 .PHONY: lint
-lint:  ## format, layer arrows, shell scripts
+lint: $(TIDIED)  ## format, arrows, scripts, cppcheck, clang-tidy (scripts/deps install lint)
 	$(Q)scripts/lint
+
+# One file takes clang-tidy some ten seconds: what has not changed is not looked at again.
+$(BUILD)/tidy/%.ok: %.cc .clang-tidy $(BUILD)/%.o
+	$(call say,TIDY,$<)
+	@mkdir -p $(@D)
+	$(Q)clang-tidy --quiet $< -- -std=c++20 $(CPPFLAGS) -DDROVER_VERSION='""' 2>$@.log || \
+	    { cat $@.log >&2; exit 1; }
+	@touch $@
 
 .PHONY: man
 man: $(MAN_PAGES)  ## the man pages drover(8) and drover.toml(5), in build/man

@@ -85,7 +85,7 @@ void Supervisor::roll_out(Config config, const ReloadRequest& request, Done done
     for (const auto& [instance, state] : instances_) all.push_back(instance);
     if (request.canary)
         all.resize(static_cast<size_t>(count_of(*request.canary, static_cast<int>(all.size()))));
-    running.plan = Rollout(std::move(all), request.parallel);
+    running.plan = Rollout(all, request.parallel);
     start_rollout(std::move(running));
 }
 
