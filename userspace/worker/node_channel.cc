@@ -22,7 +22,7 @@ namespace drover::worker {
 namespace {
 
 // Of one worker, in one turn: then the others are served.
-constexpr size_t kReadAtOnce = 64 * 1024;
+constexpr size_t kReadAtOnce = size_t{64} * 1024;
 constexpr int kReadsPerTurn = 4;
 constexpr int kLinesPerTurn = 256;
 
