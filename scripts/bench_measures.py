@@ -20,13 +20,13 @@ NEW, KEPT = "new connections", "keep-alive"
 RATES = {"hello": 3000, "blocking": 1500, "node": 1000, "express": 500, "nginx": 3000}  # a second
 KEPT_CONNECTIONS = 64
 
-# Mixed service times. blocking: 8 workers, each occupied for so long. node, express: the CPUs are the
-# limit; so much CPU time takes a request in the mean on the development machine, all included.
+# Mixed service times. What load 1 is: of blocking, each of 8 workers is occupied for so long; of node
+# and express the CPUs are the limit, and measure_capacity asks what a request takes of them.
 MIXED_CLASSES = {"blocking": ("short:99.5:/work?ms=2", "long:0.5:/work?ms=120")}
 NODE_CLASSES = ("short:98:/", "long:2:/work?burn_ms=20")
-CAPACITY = {"blocking": 8 / (0.995 * 0.002 + 0.005 * 0.120), "node": CPUS / 0.00075,
-            "express": CPUS / 0.00095}
+CAPACITY_OF_BLOCKING = 8 / (0.995 * 0.002 + 0.005 * 0.120)
 
+CAPACITY_RATE = 500
 HUNG_RATE, PATIENCE_MS, QUICK_PATIENCE_MS = 750, 2000, 20_000
 SLOW_RATE, HOGS = 400, 3
 HOLD_RATE, HELD_BY_ONE = 2000, 8000
@@ -37,6 +37,7 @@ class Plan(NamedTuple):
     seconds: float  # of load
     seed: int
     quick: bool  # only whether it goes: with little load, since the machine may be busy
+    capacity: float  # requests a second of mixed service times that are load 1
 
     def load(self, rate, classes=("all:1:/",), kept=False, **options):
         if kept:
@@ -48,18 +49,28 @@ class Plan(NamedTuple):
         time.sleep(self.seconds / 4 if self.quick else 1)
 
 
-def measure_cpu(place, server, case, plan):
+def run_and_count_cpu(place, command):
+    """What the load says, and the CPU time of the peer and of its clients, in µs."""
     def clients():
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         return (used.ru_utime + used.ru_stime) * 1e6
 
     peer_before, clients_before = place.cpu_us(), clients()
-    result = run_load(plan.load(RATES[server], kept=case == KEPT))
-    peer, client = place.cpu_us() - peer_before, clients() - clients_before
+    result = run_load(command)
+    return result, place.cpu_us() - peer_before, clients() - clients_before
+
+
+def measure_cpu(place, server, case, plan):
+    result, peer, clients = run_and_count_cpu(place, plan.load(RATES[server], kept=case == KEPT))
     answered = result["ok"]
-    return {"peer_us": peer / answered, "all_us": (peer + client) / answered,
+    return {"peer_us": peer / answered, "all_us": (peer + clients) / answered,
             "p50_us": result["p50_us"], "p99_us": result["p99_us"], "failed": result["failed"],
             "answered": answered, "late_us": result["late_p99_us"]}
+
+
+def measure_capacity(place, server, case, plan):
+    result, peer, clients = run_and_count_cpu(place, plan.load(CAPACITY_RATE, NODE_CLASSES))
+    return {"per_s": CPUS * 1e6 / ((peer + clients) / result["ok"])}
 
 
 def measure_wrk(place, server, case, plan):
@@ -82,7 +93,7 @@ def latencies(result, name):
 
 
 def measure_mixed(place, server, case, plan):
-    result = run_load(plan.load(float(case.split()[1]) * CAPACITY[server],
+    result = run_load(plan.load(float(case.split()[1]) * plan.capacity,
                                 MIXED_CLASSES.get(server, NODE_CLASSES)))
     return latencies(result, "short")
 
