@@ -40,12 +40,12 @@ def log_file():
     return folder() / "servers.log"
 
 
-def until(condition, what, seconds=60):
+def until(condition, what, seconds=60, pause=0.02):
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
             die(f"{what}; the servers' output: {log_file().read_text()}")
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 class Place:

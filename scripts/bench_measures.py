@@ -129,7 +129,7 @@ def measure_slow(place, server, case, plan):
     every = os.sched_getaffinity(0)
     first = {min(every)}
     victim, *others = place.worker_pids()
-    hogs = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(HOGS)]
+    hogs = [place.spawn(["sh", "-c", "while :; do :; done"]) for _ in range(HOGS)]
     try:
         for pid in (victim, *(hog.pid for hog in hogs)):
             pin(pid, first)
@@ -148,22 +148,26 @@ def measure_slow(place, server, case, plan):
 def measure_balance(place, server, case, plan):
     """Several generators, each a while after the other, for each may have only so many files open."""
     connections = int(case.replace(",", ""))
-    running, counts, held = [], {}, 0
-    for begun in range(0, connections, HELD_BY_ONE):
-        time.sleep(HELD_BY_ONE / HOLD_RATE if begun else 0)
-        command = plan.load(HOLD_RATE, mode="hold", seed=plan.seed + begun,
-                            connections=min(HELD_BY_ONE, connections - begun),
-                            seconds=connections / HOLD_RATE)
-        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                        text=True))
-    for each in running:
-        result = json.loads(each.communicate()[0])
-        held += result["held"]
+    running, counts = [], {}
+    try:
+        for begun in range(0, connections, HELD_BY_ONE):
+            time.sleep(HELD_BY_ONE / HOLD_RATE if begun else 0)
+            command = plan.load(HOLD_RATE, mode="hold", seed=plan.seed + begun,
+                                connections=min(HELD_BY_ONE, connections - begun),
+                                seconds=connections / HOLD_RATE)
+            running.append(subprocess.Popen(command, stdout=subprocess.PIPE,
+                                            stderr=subprocess.DEVNULL, text=True))
+        results = [json.loads(each.communicate()[0]) for each in running]
+    finally:
+        for each in running:
+            each.kill()
+    for result in results:
         for worker, count in result["workers"].items():
             counts[worker] = counts.get(worker, 0) + count
     shares = [*counts.values(), *[0] * (place.workers - len(counts))]
     return {"most": max(shares), "least": min(shares), "difference": max(shares) - min(shares),
-            "wanted": connections, "held": held}
+            "wanted": connections,
+            "held": sum(result["held"] for result in results)}
 
 
 def can_hold(peer, case):
@@ -199,7 +203,8 @@ def measure_kill(place, server, case, plan):
             before, start = place.count_listening(), time.monotonic()
             os.kill(place.worker_pids()[0], signal.SIGKILL)
             if place.peer in REPLACING:
-                until(lambda: place.count_listening() > before, "nobody replaces the killed one")
+                until(lambda: place.count_listening() > before, "nobody replaces the killed one",
+                      pause=0.002)
                 replaced_ms.append((time.monotonic() - start) * 1000)
             if not plan.quick:
                 time.sleep(max(0, KILL_EACH_S - 1 - (time.monotonic() - start)))
