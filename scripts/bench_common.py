@@ -1,6 +1,7 @@
 """What the benches share: servers in a place of their own, the load, runs in network namespaces of
 their own, and how figures are shown. Not a command."""
 
+import contextlib
 import json
 import os
 import resource
@@ -39,12 +40,12 @@ def log_file():
     return folder() / "servers.log"
 
 
-def until(condition, what, seconds=60):
+def until(condition, what, seconds=60, pause=0.02):
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
             die(f"{what}; the servers' output: {log_file().read_text()}")
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 class Place:
@@ -165,6 +166,30 @@ def run_load(command, meanwhile=lambda: None):
     if load.returncode != 0:
         die(f"the servers do not answer: {err}{log_file().read_text()}")
     return json.loads(out)
+
+
+# Of the scheduler: a like share of the CPUs for each session, whatever number of processes it has.
+AUTOGROUPS = Path("/proc/sys/kernel/sched_autogroup_enabled")
+
+
+@contextlib.contextmanager
+def sysctl(path, value):
+    """With that value of a kernel setting, where there is it; afterwards it is as it was."""
+    if not path.exists():
+        yield
+        return
+    was = path.read_text()
+    path.write_text(f"{value}\n")
+    try:
+        yield
+    finally:
+        path.write_text(was)
+
+
+def without_autogroups():
+    """Each of drover's workers has a session of its own, and those of most others share one: where
+    there is more to do than CPUs, drover's would get more of them for that alone."""
+    return sysctl(AUTOGROUPS, 0)
 
 
 # --- A run in a network namespace of its own, so that no connection of a former run is left -------
