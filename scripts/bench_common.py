@@ -2,6 +2,7 @@
 their own, and how figures are shown. Not a command."""
 
 import contextlib
+import fcntl
 import json
 import os
 import resource
@@ -174,7 +175,14 @@ AUTOGROUPS = Path("/proc/sys/kernel/sched_autogroup_enabled")
 
 @contextlib.contextmanager
 def sysctl(path, value):
-    """With that value of a kernel setting, where there is it; afterwards it is as it was."""
+    """With that value of a kernel setting, where there is it; afterwards it is as it was. One bench at
+    a time: they would spoil each other's figures, and the second would take for the old value what the
+    first has set."""
+    lock = open("/run/drover-bench.lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        die("another bench is under way on this machine: wait for it")
     if not path.exists():
         yield
         return
