@@ -21,9 +21,12 @@ void Steering::update_active_sets() {
     for (const auto& [index, group] : groups_) update_active_set(index);
 }
 
-// Wanted: the slots of active workers that have a steered listener in the group.
+// Wanted: the slots of active workers that have a steered listener in the group. There may be no
+// such group: it could not be made when its listener was adopted.
 void Steering::update_active_set(uint32_t index) {
-    Group& group = groups_.at(index);
+    auto found = groups_.find(index);
+    if (found == groups_.end()) return;
+    Group& group = found->second;
     std::vector<uint16_t> wanted;
     std::vector<uint32_t> weights;
     for (auto& [worker, member] : members_) {

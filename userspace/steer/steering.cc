@@ -343,7 +343,7 @@ void Steering::adopt(uint32_t worker, uint64_t cookie, const Listener& listener)
     (void)ensure_group(listener, cookie, /*tell=*/true);
     drop_unused_groups(listener.endpoint);
     member.listeners[cookie] = listener;
-    if (groups_.contains(listener.group)) update_active_set(listener.group);
+    update_active_set(listener.group);
     observer_.on_listening(worker, listener.endpoint, !listener.steered);
 }
 
