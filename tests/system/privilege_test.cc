@@ -66,7 +66,7 @@ TEST_CASE("the master and its logger keep what they need, and their bounding set
     };
     pid_t master = cluster.master().pid();
     check(master, set_of(kMasters));
-    check(logger_of(sandbox), set_of({CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER}));
+    check(logger_of(sandbox), set_of({CAP_DAC_OVERRIDE, CAP_FOWNER}));
     // Also as another program.
     REQUIRE(cluster.drover({"upgrade", "web"}).status == 0);
     check(master, set_of(kMasters));

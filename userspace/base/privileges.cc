@@ -27,7 +27,7 @@ constexpr int kMasters[] = {
     CAP_DAC_OVERRIDE,      // --cwd, --env-file, policies and logs in folders of other users
     CAP_FOWNER,            // logs there that are replaced
 };
-constexpr int kLoggers[] = {CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_CHOWN};
+constexpr int kLoggers[] = {CAP_DAC_OVERRIDE, CAP_FOWNER};  // for the logs, as above
 
 Result<void> keep(std::span<const int> kept) {
     if (::capng_get_caps_process() != 0) return fail_errno(errno, "read the capabilities");

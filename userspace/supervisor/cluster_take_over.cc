@@ -65,9 +65,9 @@ void ClusterEffects::drop_dead(SavedState& saved) {
                         std::ranges::any_of(saved.workers, [&](const auto& worker) {
                             return name == fmt::format("w{}", worker.id);
                         });
+        if (is_known) continue;
         auto child = Cgroup::open(cluster_.path() + "/" + name);
         if (!child) continue;
-        if (is_known) continue;
         child->kill();
         (void)child->remove();  // where that is too early, it goes with the cluster
     }

@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: MIT
+//
+// What becomes of one worker, from its start to its end, and what the cluster does about it. Long,
+// because all that happens meets here in short functions; what stands by itself is elsewhere:
+// lifecycle.cc (the table), restart.cc, rollouts.cc, health_checks.cc, signs.cc, take_over.cc.
 #include "supervisor/supervisor.h"
 
 #include <fmt/format.h>
