@@ -73,6 +73,28 @@ TEST_CASE("the master and its logger keep what they need, and their bounding set
     CHECK(cluster.stop() == 0);
 }
 
+TEST_CASE("without the privileges that BPF needs there is one sentence that names them") {
+    Sandbox sandbox;
+    for (const std::string name : {"bpf", "perfmon", "net_admin"}) {
+        INFO(name);
+        auto outcome =
+            sandbox.run({.command = {"/usr/bin/setpriv", "--bounding-set=-sys_admin,-" + name,
+                                     build_folder() + "/drover", "run", "--name", "web", "-n", "1",
+                                     "--", hello_path()},
+                         .extra_environment = {},
+                         .identity = {},
+                         .cwd = {}});
+        CHECK(outcome.status == 1);
+        std::string upper = name;
+        for (char& c : upper) c = static_cast<char>(std::toupper(c));
+        CHECK(outcome.err ==
+              fmt::format(
+                  "drover: error: drover lacks CAP_{}: give it to the container or the unit\n",
+                  upper));
+        CHECK(sandbox.leftovers() == "");
+    }
+}
+
 TEST_CASE("a worker of root may do what it may without drover") {
     Sandbox sandbox;
     Child alone = sandbox.start(

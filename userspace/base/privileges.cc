@@ -42,6 +42,20 @@ Result<void> keep(std::span<const int> kept) {
 
 }  // namespace
 
+std::string missing_for_bpf() {
+    std::string missing;
+    auto has = [](unsigned one) { return ::capng_have_capability(CAPNG_EFFECTIVE, one) == 1; };
+    if (::capng_get_caps_process() != 0 || has(CAP_SYS_ADMIN)) return missing;
+    for (unsigned one : {CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN}) {
+        if (has(one)) continue;
+        const char* name = one == CAP_BPF       ? "CAP_BPF"
+                           : one == CAP_PERFMON ? "CAP_PERFMON"
+                                                : "CAP_NET_ADMIN";
+        missing += (missing.empty() ? "" : ", ") + std::string(name);
+    }
+    return missing;
+}
+
 Result<void> keep_masters_privileges() {
     return keep(kMasters);
 }

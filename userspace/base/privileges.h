@@ -4,6 +4,8 @@
 // program that root starts has all of the bounding set again, and that stays whole.
 #pragma once
 
+#include <string>
+
 #include "base/result.h"
 
 namespace drover {
@@ -12,5 +14,9 @@ namespace drover {
 // leaves everything as it was.
 Result<void> keep_masters_privileges();
 Result<void> keep_loggers_privileges();
+
+// Those without which no BPF program can be loaded and attached: "CAP_BPF, CAP_PERFMON"; empty
+// where all are there. CAP_SYS_ADMIN stands for each.
+std::string missing_for_bpf();
 
 }  // namespace drover

@@ -12,6 +12,7 @@
 #include <filesystem>
 
 #include "base/cgroup.h"
+#include "base/privileges.h"
 #include "steer/diag.h"
 #include "steer/usage.h"
 
@@ -41,6 +42,9 @@ std::string kernel_release() {
 }
 
 Check bpf_check() {
+    if (auto missing = missing_for_bpf(); !missing.empty())
+        return {"bpf", false, true,
+                fmt::format("drover lacks {}: give it to the container or the unit", missing)};
     bool loads = libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_SK_REUSEPORT, nullptr) == 1 &&
                  libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_SOCK_OPS, nullptr) == 1 &&
                  libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, nullptr) == 1;
