@@ -10,8 +10,45 @@
 
 #define RELOCATED __attribute__((preserve_access_index))
 
+struct task_struct {
+    unsigned long nvcsw; /* how often it slept */
+} RELOCATED;
+
+struct list_head {
+    struct list_head *next;
+} RELOCATED;
+
+struct wait_queue_head {
+    struct list_head head;
+} RELOCATED;
+
+/* One that waits: a thread (private: itself), or an epoll instance that is told (private: 0). */
+struct wait_queue_entry {
+    void *private;
+    struct list_head entry;
+} RELOCATED;
+
+struct eventpoll {
+    struct wait_queue_head wq;        /* threads in epoll_wait() */
+    struct wait_queue_head poll_wait; /* other epoll instances that this one is in */
+} RELOCATED;
+
+struct epitem {
+    struct eventpoll *ep;
+} RELOCATED;
+
+struct eppoll_entry {
+    struct epitem *base;
+    struct wait_queue_entry wait;
+} RELOCATED;
+
+struct socket_wq {
+    struct wait_queue_head wait;
+} RELOCATED;
+
 struct sock {
     __u32 sk_ack_backlog; /* connections that wait for accept() */
+    struct socket_wq *sk_wq;
 } RELOCATED;
 
 typedef struct {

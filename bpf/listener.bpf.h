@@ -43,6 +43,8 @@ static __always_inline __u32 listener_queued(__u64 listener)
 struct policy_listener {
     __u32 young;
     __u32 queued;
+    int look; /* these two: awaited.bpf.h */
+    __u64 sleeps;
 };
 
 static __always_inline __u32 listener_young(__u64 listener)

@@ -10,4 +10,5 @@ struct drover_control control SEC(".data.control") = {.policy = DROVER_POLICY_LE
 struct drover_group groups[DROVER_MAX_GROUPS] SEC(".data.groups") = {};
 struct drover_slot slots[DROVER_MAX_SLOTS] SEC(".data.slots") = {};
 __u16 instances[DROVER_MAX_SLOTS] SEC(".data.instances") = {};
+struct drover_look looks[DROVER_MAX_SLOTS] SEC(".data.looks") = {};
 struct drover_totals totals SEC(".data.totals") = {};

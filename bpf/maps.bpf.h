@@ -29,6 +29,8 @@ extern struct drover_group groups[DROVER_MAX_GROUPS] SEC(".data.groups");
 extern struct drover_slot slots[DROVER_MAX_SLOTS] SEC(".data.slots");
 /* Per slot: the owner's instance. Written by the master; read by steer, for policies of users. */
 extern __u16 instances[DROVER_MAX_SLOTS] SEC(".data.instances");
+/* Per slot: what was seen of its worker; steer's own. */
+extern struct drover_look looks[DROVER_MAX_SLOTS] SEC(".data.looks");
 /* Events that found the ring full (added by adopt, read by the master, which then rescans), and
  * connections ever entered into `moved` (added by steer, read by account: while none was, the end
  * of a connection needs no look-up there). */

@@ -17,7 +17,7 @@ static __always_inline __u64 least_conn_score(const struct policy_view *view, __
 
 static __always_inline __u32 policy_least_conn(const struct policy_view *view)
 {
-    return least_of(view, LEAST_CONN_EXACT, least_conn_score);
+    return least_of(view, LEAST_CONN_EXACT, least_conn_score, no_more);
 }
 
 #endif

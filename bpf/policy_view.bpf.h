@@ -23,6 +23,7 @@ struct policy_view {
     __u32 turns;                     /* length of the schedule */
     struct drover_slot *slots;       /* every slot's counts, by slot */
     const __u64 *listeners;          /* every slot's listener, for listener_*(); 0: not known */
+    struct drover_look *looks;       /* every slot's, for awaited.bpf.h */
     __u32 hash;                      /* of the connection's addresses and ports */
     __u32 random;                    /* new in each call */
     __u64 turn;                      /* 0, 1, 2, … : one more with each SYN of the group */
@@ -55,13 +56,18 @@ static __always_inline __u32 at_turn(const struct policy_view *view, __u32 turn)
     return view->schedule[turn & (DROVER_MAX_TURNS - 1)] & (DROVER_MAX_SLOTS - 1);
 }
 
-/* Connections that the slot's worker has or will have to serve. A count may be off by a little, even
- * below 0, until it is reconciled. */
-static __always_inline __u64 live_of(const struct policy_view *view, __u32 slot)
+/* Connections that a worker has or will have to serve. A count may be off by a little, even below 0,
+ * until it is reconciled. */
+static __always_inline __u64 live_in(const struct drover_slot *counts)
 {
-    __s64 live = *(const volatile __s64 *)&view->slots[slot].live;
+    __s64 live = *(const volatile __s64 *)&counts->live;
 
     return live > 0 ? live : 0;
+}
+
+static __always_inline __u64 live_of(const struct policy_view *view, __u32 slot)
+{
+    return live_in(&view->slots[slot]);
 }
 
 static __always_inline __u64 weight_of(const struct policy_view *view, __u32 slot)
@@ -71,7 +77,8 @@ static __always_inline __u64 weight_of(const struct policy_view *view, __u32 slo
 
 /* Looks at all candidates, and takes the one with the least score for its weight; up to `exact` of
  * them. Above, the best of LEAST_OF_SAMPLES random ones: the cost per SYN stays flat, and the
- * balance is nearly that of looking at all.
+ * balance is nearly that of looking at all. A score may have a part that is dear to find out: `more`,
+ * which is asked for only where the score without it is less than that of all before.
  *
  * Both begin at a place that differs from call to call, so that equals share: several SYNs may be
  * decided before the first of their handshakes is done and counted.
@@ -81,16 +88,44 @@ static __always_inline __u64 weight_of(const struct policy_view *view, __u32 slo
 
 typedef __u64 (*policy_score)(const struct policy_view *view, __u32 slot);
 
+static __always_inline __u64 no_more(__attribute__((unused)) const struct policy_view *view,
+                                     __attribute__((unused)) __u32 slot)
+{
+    return 0;
+}
+
+/* The best so far. */
+struct least {
+    __u32 slot;
+    __u64 score;
+    __u64 weight;
+};
+
+static __always_inline void compare(const struct policy_view *view, __u32 slot, policy_score score,
+                                    policy_score more, struct least *least)
+{
+    __u64 its = score(view, slot), its_weight = weight_of(view, slot);
+
+    if (its * least->weight >= least->score * its_weight)
+        return;
+    its += more(view, slot);
+    if (its * least->weight >= least->score * its_weight)
+        return;
+    least->slot = slot;
+    least->score = its;
+    least->weight = its_weight;
+}
+
+#define LEAST_OF_NONE {0, 1ull << 48, 1} /* worse than any */
+
 static __always_inline __u32 least_of_all(const struct policy_view *view, __u32 exact,
-                                          policy_score score)
+                                          policy_score score, policy_score more)
 {
     __u32 start = scale_to(view->random, view->count);
-    __u32 best = candidate(view, start);
-    __u64 least = score(view, best), weight = weight_of(view, best);
+    struct least least = LEAST_OF_NONE;
 
-    for (__u32 i = 1; i < exact; i++) {
-        __u32 index = start + i, slot;
-        __u64 its, its_weight;
+    for (__u32 i = 0; i < exact; i++) {
+        __u32 index = start + i;
 
         if (i >= view->count)
             break;
@@ -98,47 +133,30 @@ static __always_inline __u32 least_of_all(const struct policy_view *view, __u32 
          * ("BPF program is too large"). */
         if (index >= view->count)
             index -= view->count;
-        slot = candidate(view, index);
-        its = score(view, slot);
-        its_weight = weight_of(view, slot);
-        if (its * weight < least * its_weight) {
-            least = its;
-            weight = its_weight;
-            best = slot;
-        }
+        compare(view, candidate(view, index), score, more, &least);
     }
-    return best;
+    return least.slot;
 }
 
-static __always_inline __u32 least_of_some(const struct policy_view *view, policy_score score)
+static __always_inline __u32 least_of_some(const struct policy_view *view, policy_score score,
+                                           policy_score more)
 {
     __u32 random = view->random;
-    __u32 best = candidate(view, scale_to(random, view->count));
-    __u64 least = score(view, best), weight = weight_of(view, best);
+    struct least least = LEAST_OF_NONE;
 
-    for (__u32 i = 1; i < LEAST_OF_SAMPLES; i++) {
-        __u64 its, its_weight;
-        __u32 slot;
-
+    for (__u32 i = 0; i < LEAST_OF_SAMPLES; i++) {
+        compare(view, candidate(view, scale_to(random, view->count)), score, more, &least);
         random = random * 1664525u + 1013904223u; /* the next value of a linear congruence */
-        slot = candidate(view, scale_to(random, view->count));
-        its = score(view, slot);
-        its_weight = weight_of(view, slot);
-        if (its * weight < least * its_weight) {
-            least = its;
-            weight = its_weight;
-            best = slot;
-        }
     }
-    return best;
+    return least.slot;
 }
 
 static __always_inline __u32 least_of(const struct policy_view *view, __u32 exact,
-                                      policy_score score)
+                                      policy_score score, policy_score more)
 {
     if (view->count <= exact)
-        return least_of_all(view, exact, score);
-    return least_of_some(view, score);
+        return least_of_all(view, exact, score, more);
+    return least_of_some(view, score, more);
 }
 
 #endif

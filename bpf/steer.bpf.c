@@ -119,6 +119,7 @@ __noinline __u32 pick(__u32 group, __u32 half, __u32 hash, __u32 random, __u64 t
         .schedule = set->schedule,
         .turns = *(volatile __u32 *)&set->turns & (DROVER_MAX_TURNS - 1),
         .slots = slots,
+        .looks = looks,
         .hash = hash,
         .random = random,
         .turn = turn,

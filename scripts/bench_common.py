@@ -4,6 +4,7 @@ their own, and how figures are shown. Not a command."""
 import contextlib
 import fcntl
 import json
+import math
 import os
 import resource
 import shutil
@@ -246,6 +247,17 @@ def show_progress(text):
 
 def spread(values):
     return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def confidence(values):
+    """The 95 % confidence interval of their median, by ranks, whatever the distribution; nothing where
+    they are too few for one."""
+    n, rank, below = len(values), 0, 0.0
+    while rank < n and 2 * (below + math.comb(n, rank) / 2**n) <= 0.05:
+        below += math.comb(n, rank) / 2**n
+        rank += 1
+    ordered = sorted(values)
+    return {"low": ordered[rank - 1], "high": ordered[n - rank]} if rank else {}
 
 
 def between(values, shown="{:,.0f}".format):

@@ -61,9 +61,11 @@ def run_and_count_cpu(place, command):
 
 
 def measure_cpu(place, server, case, plan):
+    others = place.others_cpu_us()
     result, peer, clients = run_and_count_cpu(place, plan.load(RATES[server], kept=case == KEPT))
+    others = place.others_cpu_us() - others
     answered = result["ok"]
-    return {"peer_us": peer / answered, "all_us": (peer + clients) / answered,
+    return {"peer_us": peer / answered, "others_us": others / answered, "all_us": (peer + clients) / answered,
             "p50_us": result["p50_us"], "p99_us": result["p99_us"], "failed": result["failed"],
             "answered": answered, "late_us": result["late_p99_us"]}
 

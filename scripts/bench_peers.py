@@ -245,6 +245,11 @@ class PeerPlace(Place):
         """Of all that has run here: workers, masters, proxies."""
         return int(re.search(r"usage_usec (\d+)", (self.cgroup / "cpu.stat").read_text())[1])
 
+    def others_cpu_us(self):
+        """Of what is not a worker, as far as it still runs."""
+        return sum(int(task.read_text().split()[0]) for pid in self.other_pids()
+                   for task in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1000
+
     def pids(self):
         return sorted({int(pid) for procs in self.cgroup.rglob("cgroup.procs")
                        for pid in procs.read_text().split()})

@@ -1,4 +1,4 @@
-"""Draws what bench-peers has measured, by gnuplot, as PNGs. Not a command.
+"""Draws what scripts/bench has measured, by gnuplot, as PNGs. Not a command.
 
     latency-SERVER.png   p99 of the short requests by load, a line for each peer
     growth.png           start, memory and CPU by number of workers"""

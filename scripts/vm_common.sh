@@ -5,7 +5,8 @@
 # The machine is emulated (TCG: no /dev/kvm is needed) and has no disk and no network. Its root comes
 # over virtiofs, so that the programs in it are those of this machine, unchanged.
 
-vm=${build:?}/vm
+downloads=${build:?}/vm
+vm=${VM_FOLDER:-$downloads} # what one machine needs, and its console.log
 memory=${memory:-1024} # MiB
 cpus=${cpus:-2}
 writable=0 # 1: the machine changes the folder that is its root; else changes are kept in memory
@@ -18,11 +19,11 @@ check_vm_tools() {
     done
 }
 
-# Two at once would write the same files.
+# Two at once would write the same files; with a VM_FOLDER of its own, each may run beside others.
 lock_machine() {
     mkdir -p "$vm"
     exec 8>"$vm/lock"
-    flock -n 8 || die "another virtual machine of this build folder runs: wait for it"
+    flock -n 8 || die "another virtual machine of $vm runs: wait for it"
 }
 
 # The release of Debian that has this kernel.
@@ -38,7 +39,7 @@ release_of() { # KERNEL
 # apt's options for a release. What this machine's apt does not know yet gets lists of its own, from the
 # same mirror.
 apt_for() { # RELEASE → $apt
-    local lists=$vm/apt/$1 mirror
+    local lists=$downloads/apt/$1 mirror
     apt=(-o APT::Sandbox::User="$(id -un)")
     [ "$1" != bookworm ] || return 0
     # shellcheck disable=SC2016 # apt's own
@@ -51,30 +52,35 @@ apt_for() { # RELEASE → $apt
         -o Dir::State::lists="$PWD/$lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=)
 }
 
-# Puts the kernel's package, extracted, into $vm/kernel-VERSION: once. linux-image-cloud-amd64 is an
-# empty package that depends on the present one.
+# Puts the kernel's package, extracted, into $downloads/kernel-VERSION: once.
 fetch_kernel() { # VERSION → $kernel, the folder; $release, as of uname
-    local package release_name
-    release_name=$(release_of "$1")
-    kernel=$vm/kernel-$1
-    if [ ! -d "$kernel" ]; then
-        mkdir -p "$vm"
-        apt_for "$release_name"
-        # A fresh machine may have no package lists yet, or old ones.
-        apt-get "${apt[@]}" update -q || true
-        package=$(apt-cache "${apt[@]}" depends linux-image-cloud-amd64 |
-            awk '/Depends: linux-image/ { print $2; exit }')
-        [ -n "$package" ] || die "apt knows no linux-image-cloud-amd64 in $release_name: apt-get update"
-        say "downloading $package"
-        (cd "$vm" && apt-get "${apt[@]}" download -q "$package") ||
-            die "cannot download $package: apt-get update may help"
-        rm -rf "$kernel.new"
-        dpkg-deb -x "$(find "$vm" -maxdepth 1 -name "${package}_*.deb" | head -n 1)" "$kernel.new"
-        rm -f "$vm/$package"_*.deb
-        depmod --basedir "$kernel.new" "$(ls "$kernel.new/lib/modules")"
-        mv "$kernel.new" "$kernel"
-    fi
+    kernel=$downloads/kernel-$1
+    mkdir -p "$downloads"
+    exec 7>"$downloads/kernel-$1.lock"
+    flock 7
+    [ -d "$kernel" ] || download_kernel "$1"
+    exec 7>&-
     release=$(ls "$kernel/lib/modules")
+}
+
+# linux-image-cloud-amd64 is an empty package that depends on the present one.
+download_kernel() { # VERSION
+    local release_name package
+    release_name=$(release_of "$1")
+    apt_for "$release_name"
+    # A fresh machine may have no package lists yet, or old ones.
+    apt-get "${apt[@]}" update -q || true
+    package=$(apt-cache "${apt[@]}" depends linux-image-cloud-amd64 |
+        awk '/Depends: linux-image/ { print $2; exit }')
+    [ -n "$package" ] || die "apt knows no linux-image-cloud-amd64 in $release_name: apt-get update"
+    say "downloading $package"
+    (cd "$downloads" && apt-get "${apt[@]}" download -q "$package") ||
+        die "cannot download $package: apt-get update may help"
+    rm -rf "$kernel.new"
+    dpkg-deb -x "$(find "$downloads" -maxdepth 1 -name "${package}_*.deb" | head -n 1)" "$kernel.new"
+    rm -f "$downloads/$package"_*.deb
+    depmod --basedir "$kernel.new" "$(ls "$kernel.new/lib/modules")"
+    mv "$kernel.new" "$kernel"
 }
 
 # The modules named, and those that they need, in the order of loading.
@@ -131,18 +137,20 @@ end_share() {
     rm -rf "$sockets"
 }
 
-# The machine, in the foreground; standard output is its console. Without cx16, because 6.12 does not
-# start on what Debian 12's qemu makes of cmpxchg16b (a double fault in its memory allocator).
+# The machine, in the foreground; standard output is its console. The kernel keeps off cmpxchg16b, because
+# 6.12 does not start on what Debian 12's qemu makes of it (a double fault in its memory allocator);
+# HAProxy needs it. Without randomized addresses qemu need not translate each program and library anew in
+# each process (a third of the time), and the time comes from the processor instead of from a device.
 machine() { # COMMAND-LINE TIME-LIMIT [OPTION OF QEMU…]
     local append=$1 limit=$2
     shift 2
-    timeout --kill-after=5 "$limit" qemu-system-x86_64 \
-        -accel tcg,thread=multi -cpu max,-cx16 -smp "$cpus" -m "$memory" \
+    timeout --foreground --kill-after=5 "$limit" qemu-system-x86_64 \
+        -accel tcg,thread=multi -cpu max -smp "$cpus" -m "$memory" \
         -machine q35,memory-backend=memory \
         -object memory-backend-memfd,id=memory,size="${memory}M",share=on \
         -chardev socket,id=root,path="$sockets/root" -device vhost-user-fs-pci,chardev=root,tag=root \
         -display none -nic none -serial stdio "$@" \
         -kernel "$(find "$kernel"/boot -name 'vmlinuz-*' | head -n 1)" \
         -initrd "$vm/initramfs.gz" \
-        -append "console=ttyS0 quiet loglevel=3 panic=-1 $append" </dev/null | sed -u 's/\r$//'
+        -append "console=ttyS0 quiet loglevel=3 panic=-1 clearcpuid=cx16 norandmaps tsc=reliable $append" </dev/null | sed -u 's/\r$//'
 }

@@ -150,6 +150,14 @@ struct drover_slot {
     __u32 pace;              /* usual time between two of its progresses, in units of 1,024 ns */
 };
 
+/* Whether a worker is busy, as least-busy has seen it. */
+struct drover_look {
+    __u64 busy_since; /* since when it was seen so, without a sleep in between; ns, 0: it waited */
+    __u64 thread;     /* that was seen to wait for connections last, or 0: its address */
+    __u64 sleeps;     /* how often that had slept in its life, when it was seen busy */
+    __u64 reserved;
+};
+
 /* Rides in each listener's socket storage and is cloned into every connection it accepts. The
  * worker id tells a late close of the slot's former owner from one of the present owner. */
 struct drover_tag {
@@ -263,6 +271,7 @@ DROVER_ASSERT_SIZE(struct drover_slot, 64);
 DROVER_ASSERT_SIZE(struct drover_tag, 16);
 DROVER_ASSERT_SIZE(struct drover_control, 64);
 DROVER_ASSERT_SIZE(struct drover_pin_key, 40);
+DROVER_ASSERT_SIZE(struct drover_look, 32);
 DROVER_ASSERT_SIZE(struct drover_measure, 8);
 DROVER_ASSERT_SIZE(struct drover_totals, 16);
 DROVER_ASSERT_SIZE(struct drover_event, 64);

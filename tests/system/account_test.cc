@@ -5,13 +5,16 @@
 // to be corrected.
 //
 // Whose a socket is, `ss` says by the process that has it open: so not by what drover goes by.
+#include <bpf/bpf.h>
 #include <fmt/format.h>
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/socket.h>
 
+#include <filesystem>
 #include <memory>
 #include <random>
+#include <regex>
 
 #include "churn.h"
 #include "harness.h"
@@ -28,6 +31,32 @@ constexpr uint16_t kPort = 8080;
 void set_sysctl(const std::string& name, int value) {
     write_file("/proc/sys/net/ipv4/" + name, fmt::format("{}\n", value));
     REQUIRE(std::atoi(read_file("/proc/sys/net/ipv4/" + name).c_str()) == value);
+}
+
+// Enters what nobody looks for into a map of a master's, until no more goes in. Returns how many
+// entries went in.
+size_t fill_map(pid_t master, const std::string& name) {
+    size_t entered = 0;
+    for (const auto& entry :
+         std::filesystem::directory_iterator(fmt::format("/proc/{}/fdinfo", master))) {
+        std::smatch id;
+        std::string about = read_file(entry.path());
+        if (!std::regex_search(about, id, std::regex("map_id:\\s*([0-9]+)"))) continue;
+        int map = bpf_map_get_fd_by_id(static_cast<uint32_t>(std::stoul(id[1])));
+        REQUIRE(map >= 0);
+        bpf_map_info info{};
+        uint32_t size = sizeof info;
+        REQUIRE(bpf_obj_get_info_by_fd(map, &info, &size) == 0);
+        if (info.name == name) {
+            std::vector<char> value(info.value_size);
+            REQUIRE(info.key_size == sizeof(uint64_t));
+            // No cookie of a socket is so large.
+            for (uint64_t key = ~uint64_t(0); entered <= info.max_entries; key--, entered++)
+                if (bpf_map_update_elem(map, &key, value.data(), BPF_NOEXIST) != 0) break;
+        }
+        ::close(map);
+    }
+    return entered;
 }
 
 }  // namespace
@@ -215,6 +244,31 @@ TEST_CASE("TCP Fast Open: counted from the SYN on, and not for ever when it ends
     CHECK(cluster.worker(0)["live"] == 0);
     CHECK(cluster.worker(1)["live"] == 0);
     CHECK(cluster.stop() == 0);
+}
+
+TEST_CASE(
+    "where no more moved connections can be remembered they are served, and counted where they "
+    "were") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "2", "--policy", "round-robin"}, hello());
+    REQUIRE(cluster.wait_ready(2));
+    CHECK(fill_map(cluster.master().pid(), "moved") >= 65'000);
+    pid_t stopped = cluster.pid_of(1);
+    REQUIRE(::kill(stopped, SIGSTOP) == 0);
+    std::vector<std::unique_ptr<Connection>> waiting;
+    for (int i = 0; i < 40; i++) {
+        waiting.push_back(std::make_unique<Connection>("127.0.0.1", kPort));
+        REQUIRE(waiting.back()->send_request("/", false));
+    }
+    for (auto& connection : waiting) CHECK(instance_in(connection->receive().body) == 0);
+    CHECK(cluster.status()["moved_total"] == 0);
+    waiting.clear();
+    REQUIRE(::kill(stopped, SIGCONT) == 0);
+    for (int instance : {0, 1})
+        CHECK(eventually([&] { return cluster.worker(instance)["live"] == 0; }));
+    check_counts(sandbox, cluster);
+    CHECK(cluster.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
 }
 
 TEST_CASE("a connection whose client has said its last word counts until the worker closes it") {

@@ -55,8 +55,8 @@ global
 defaults
     mode http
     timeout connect 2s
-    timeout client 30s
-    timeout server 30s
+    timeout client {long}
+    timeout server {long}
     retries 3
     option redispatch
 frontend web
@@ -64,8 +64,8 @@ frontend web
     default_backend hosts
 backend hosts
     balance leastconn
-    default-server weight 100 check inter 200ms fall 2 rise 1
-    default-server agent-check agent-port 9000 agent-inter 200ms
+    default-server weight 100 check inter {often} fall 2 rise 1
+    default-server agent-check agent-port 9000 agent-inter {often}
     server one {one}:8080
     server two {two}:8080
 )";
@@ -76,8 +76,11 @@ class Haproxy {
         : socket_(sandbox.path("haproxy.sock")) {
         std::string text = kHaproxy;
         auto put = [&text](const std::string& name, const std::string& value) {
-            text.replace(text.find(name), name.size(), value);
+            for (size_t at; (at = text.find(name)) != std::string::npos;)
+                text.replace(at, name.size(), value);
         };
+        put("{often}", patient(200));
+        put("{long}", patient(30'000));
         put("{folder}", sandbox.path("."));
         put("{one}", one.address());
         put("{two}", two.address());

@@ -5,8 +5,10 @@
 #include <signal.h>
 #include <sys/stat.h>
 
+#include <memory>
 #include <regex>
 #include <set>
+#include <thread>
 
 #include "harness.h"
 #include "http.h"
@@ -232,12 +234,46 @@ TEST_CASE("doctor finds nothing in the way here") {
     CHECK(sandbox.leftovers() == "");
 }
 
-TEST_CASE("run without root fails with one sentence") {
+TEST_CASE("run, start and install without root fail with one sentence") {
     Sandbox sandbox;
-    auto outcome = drover_as_nobody(sandbox, {"run", "--", "/bin/true"});
-    CHECK(outcome.status == 1);
+    for (const Words& words : {Words{"run", "--", "/bin/true"}, Words{"start", "--", "/bin/true"},
+                               Words{"install", "web", "--", "/bin/true"}}) {
+        INFO(words[0]);
+        auto outcome = drover_as_nobody(sandbox, words);
+        CHECK(outcome.status == 1);
+        check_one_sentence(outcome);
+        CHECK(contains(outcome.err, "root"));
+        CHECK(contains(outcome.err, "sudo"));
+    }
+}
+
+TEST_CASE("the logger cannot be started by hand") {
+    Sandbox sandbox;
+    auto outcome = sandbox.drover({"logger", "web", "{}"});
+    CHECK(outcome.status == 2);
     check_one_sentence(outcome);
-    CHECK(contains(outcome.err, "root"));
+}
+
+TEST_CASE("a cluster that stops says so to who wants something else of it") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "2"}, hello());
+    REQUIRE(cluster.wait_ready(2));
+    auto held = std::make_unique<Connection>("127.0.0.1", 8080);
+    REQUIRE(held->get("/hold").ok());
+    std::thread stop([&] { CHECK(cluster.drover({"stop", "web"}).status == 0); });
+    CHECK(eventually([&] { return cluster.status()["state"] == "stopping"; }));
+    for (const Words& words :
+         {Words{"reload", "web"}, Words{"upgrade", "web"}, Words{"scale", "web", "3"},
+          Words{"resume", "web"}, Words{"restart", "web"}}) {
+        INFO(words[0]);
+        auto outcome = cluster.drover(words);
+        CHECK(outcome.status == 1);
+        CHECK(contains(outcome.err, "the cluster is stopping"));
+    }
+    held.reset();
+    stop.join();
+    CHECK(cluster.master().wait() == 0);
+    CHECK(sandbox.leftovers() == "");
 }
 
 TEST_CASE("a command that does not exist fails the start with a sentence and leaves nothing") {

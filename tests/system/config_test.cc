@@ -268,11 +268,12 @@ TEST_CASE("bash completes verbs, options, values, files, and names of clusters a
 namespace {
 
 // Types $1 and Tab into an interactive zsh, which puts all that it offers into the line, and prints
-// that. $2: a folder with _drover; $3: one with drover.
+// that. $2: a folder with _drover, in which the first zsh leaves what it found out of zsh's own
+// functions; $3: one with drover.
 constexpr const char* kTypeIntoZsh = R"(
 zmodload zsh/zpty
 zpty shell zsh -f -i
-zpty -w shell "PROMPT=; fpath=($2 \$fpath); path=($3 \$path); autoload -Uz compinit; compinit -D -u
+zpty -w shell "PROMPT=; fpath=($2 \$fpath); path=($3 \$path); autoload -Uz compinit; compinit -d $2/dump -u
 zstyle ':completion:*' completer _all_matches _complete; zstyle ':completion:*' insert yes
 tell() { print -rn -- \"<<\$BUFFER>>\"; BUFFER= }; zle -N tell; bindkey '^X' tell
 bindkey '^I' complete-word; print rea''dy"
@@ -290,7 +291,8 @@ std::string completed_by_zsh(Sandbox& sandbox, const std::string& zsh, const std
                                             sandbox.path("functions"), build_folder()},
                                 .extra_environment = {"TERM=dumb"},
                                 .identity = {},
-                                .cwd = {}});
+                                .cwd = {}},
+                               4 * kDeadline);
     INFO(line, ": ", outcome.out, outcome.err);
     CHECK(outcome.status == 0);
     return outcome.out;

@@ -556,8 +556,11 @@ CrowdOptions crowd_options() {
         options.keep_alive = 50;
         options.long_lived = 10;
     }
-    options.rate /= slowness();
-    options.keep_alive /= slowness();
+    // A crowd that the workers cannot keep up with would show nothing: a slow machine has slow
+    // clients, too, and the master's work beside them.
+    int thinner = slowness() * slowness() * slowness();
+    options.rate = std::max(10, options.rate / thinner);
+    options.keep_alive = std::max(2, options.keep_alive / thinner);
     options.patience *= slowness();
     return options;
 }

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "crowd.h"
@@ -78,7 +79,8 @@ void check_replacement(Cluster& cluster, CrowdOptions options) {
     CHECK(status["groups"][0]["active"] == Json({0, 1, 2}));
     CHECK(status["corrections_total"] == 0);
     for (const auto& worker : status["workers"]) CHECK(worker["flags"].empty());
-    CHECK(errors(cluster) == "");
+    // Where processors are emulated, healthy workers may be late, too.
+    if (slowness() == 1) CHECK(errors(cluster) == "");
 }
 
 }  // namespace
@@ -100,7 +102,7 @@ NODE_TEST_CASE("an Express worker that fails its health check is replaced, too")
     Cluster cluster = run_express(sandbox, with_health({"-n", "3"}), *command);
     auto options = crowd_options();
     options.long_path = "/wait";
-    options.rate = 100;
+    options.rate = std::min(options.rate, 100);
     check_replacement(cluster, options);
     CHECK(cluster.stop() == 0);
     CHECK(sandbox.leftovers() == "");

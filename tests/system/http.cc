@@ -174,7 +174,7 @@ std::map<int, int> spread(const std::string& address, int port, int requests) {
 }
 
 Load::Load(std::string address, int port, int rate)
-    : address_(std::move(address)), port_(port), rate_(std::max(1, rate / slowness())) {
+    : address_(std::move(address)), port_(port), rate_(std::max(10, rate / slowness())) {
     thread_ = std::thread([this] { work(); });
 }
 

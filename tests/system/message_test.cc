@@ -179,7 +179,7 @@ TEST_CASE("2,000 messages of up to 1 MiB to each Node worker and back arrive who
 TEST_CASE("with --ready message a worker is ready when it says so, not when it listens") {
     Sandbox sandbox;
     Cluster cluster(sandbox, "web", {"-n", "1", "--ready", "message"},
-                    talker({"--ready-after-ms", "600"}));
+                    talker({"--ready-after-ms", std::to_string(600 * slowness())}));
     REQUIRE(eventually([&] { return cluster.worker(0)["state"] == "listening"; }));
     CHECK(cluster.status()["ready"] == 0);
     CHECK(cluster.wait_ready(1));
@@ -313,10 +313,10 @@ TEST_CASE("a worker that sends without end slows neither the others nor the mast
         auto begin = Clock::now();
         auto reply = get("127.0.0.1", 8080);
         CHECK(instance_in(reply.body) == 1);
-        CHECK(Clock::now() - begin < kPrompt);
+        CHECK(Clock::now() - begin < slowness() * kPrompt);
         begin = Clock::now();
         CHECK(cluster.status()["ready"] == 2);
-        CHECK(Clock::now() - begin < kPrompt);
+        CHECK(Clock::now() - begin < slowness() * kPrompt);
     }
     CHECK(cluster.drover({"signal", "web/1", "KILL"}).status == 0);
     CHECK(eventually([&] { return cluster.worker(0)["id"] == 3; }));
@@ -358,7 +358,7 @@ TEST_CASE("to a worker that reads nothing a send fails in the end, and others go
     auto begin = Clock::now();
     REQUIRE(send(cluster, "web/2", "one") == 0);
     CHECK(wait_said(cluster, 2, "one"));
-    CHECK(Clock::now() - begin < kPrompt);
+    CHECK(Clock::now() - begin < slowness() * kPrompt);
     for (int i = 0; i < 4; i++) CHECK(get("127.0.0.1", 8080).ok());
     CHECK(cluster.stop() == 0);
     CHECK(sandbox.leftovers() == "");

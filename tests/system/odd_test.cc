@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <signal.h>
 
+#include <filesystem>
 #include <memory>
 
 #include "harness.h"
@@ -122,6 +123,24 @@ TEST_CASE("a worker that puts another listener in the place of its first is stee
     pair.check_clean_end();
 }
 
+TEST_CASE("a worker with another listener in the place of its first is found when it hangs") {
+    Pair pair(odd());
+    for (int i = 0; i < 2; i++) CHECK(get("127.0.0.1", 8080, "/dup2").ok());
+    REQUIRE(pair.serves_in_turns());
+    pid_t hung = pair.cluster.pid_of(0);
+    REQUIRE(::kill(hung, SIGSTOP) == 0);
+    // Half of them wait for it until its queue is moved.
+    std::vector<std::unique_ptr<Connection>> waiting;
+    for (int i = 0; i < 6; i++) {
+        waiting.push_back(std::make_unique<Connection>("127.0.0.1", 8080));
+        REQUIRE(waiting.back()->send_request("/", false));
+    }
+    for (auto& connection : waiting) CHECK(connection->receive().ok());
+    REQUIRE(::kill(hung, SIGCONT) == 0);
+    CHECK(eventually([&] { return pair.cluster.worker(0)["flags"] == Json::array(); }));
+    pair.check_clean_end();
+}
+
 TEST_CASE("workers that become another user before or after they listen are steered") {
     for (const char* when : {"--early-uid", "--late-uid"}) {
         INFO(when);
@@ -222,6 +241,41 @@ TEST_CASE("a master that was too slow for what happened looks at everything anew
     CHECK(pair.serves_in_turns());
     CHECK(pair.cluster.worker(1 - first)["restarts_total"] == 0);
     pair.check_clean_end();
+}
+
+TEST_CASE("a port that was open for as long as the master did not look is no trouble") {
+    Sandbox sandbox;
+    std::string opened = sandbox.log_folder() + "/opened";
+    // At SIGUSR1 it listens on a second port, and closes that again.
+    std::string program = fmt::format(
+        "import os, signal, socket\n"
+        "def listen(port):\n"
+        "    s = socket.socket()\n"
+        "    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
+        "    s.bind(('', port)); s.listen()\n"
+        "    return s\n"
+        "first = listen(8080)\n"
+        "def again(*_):\n"
+        "    listen(8081).close()\n"
+        "    open('{}', 'w').close()\n"
+        "signal.signal(signal.SIGUSR1, again)\n"
+        "while True: signal.pause()\n",
+        opened);
+    Cluster cluster(sandbox, "web", {"-n", "1"}, {"/usr/bin/python3", "-c", program});
+    REQUIRE(cluster.wait_ready(1));
+    pid_t worker = cluster.pid_of(0), master = cluster.master().pid();
+    for (int i = 0; i < 3; i++) {
+        std::filesystem::remove(opened);
+        ::kill(master, SIGSTOP);
+        ::kill(worker, SIGUSR1);
+        CHECK(eventually([&] { return std::filesystem::exists(opened); }));
+        ::kill(master, SIGCONT);
+        REQUIRE(cluster.drover({"status", "web"}).status == 0);
+    }
+    CHECK(cluster.pid_of(0) == worker);
+    CHECK(cluster.status()["groups"].size() == 1);
+    CHECK(cluster.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
 }
 
 TEST_CASE("with queues of one connection everybody is answered, also while a worker restarts") {

@@ -95,6 +95,23 @@ TEST_CASE("without the privileges that BPF needs there is one sentence that name
     }
 }
 
+TEST_CASE(
+    "where CAP_SYS_ADMIN is given instead of CAP_BPF it is kept: policies can be loaded later") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "1"}, hello(), {},
+                    {"/usr/bin/setpriv", "--bounding-set=-bpf,-perfmon"});
+    REQUIRE(cluster.wait_ready(1));
+    uint64_t kept = capabilities(cluster.master().pid(), "CapEff");
+    CHECK((kept & set_of({CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN})) == set_of({CAP_SYS_ADMIN}));
+    for (const std::string& policy :
+         {std::string("least-conn"), build_folder() + "/policies/first.bpf.o"}) {
+        auto loaded = cluster.drover({"policy", "web", policy});
+        CHECK_MESSAGE(loaded.status == 0, loaded.err);
+    }
+    CHECK(get("127.0.0.1", 8080, "/").ok());
+    CHECK(cluster.stop() == 0);
+}
+
 TEST_CASE("a worker of root may do what it may without drover") {
     Sandbox sandbox;
     Child alone = sandbox.start(

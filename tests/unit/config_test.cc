@@ -119,6 +119,11 @@ TEST_CASE("health checks and the agent: what they take, and what not") {
     CHECK(mentions(complete(config).error().text, "--health"));
 }
 
+TEST_CASE("a size or a file of nothing is refused") {
+    CHECK(mentions(error_of("max-memory", "0"), "must not be 0"));
+    CHECK(mentions(error_of("config", ""), "empty"));
+}
+
 TEST_CASE("repeatable options add up, the others replace") {
     Config config;
     for (const char* port : {"80", "443"}) REQUIRE(set_option(config, "port", port).has_value());

@@ -24,6 +24,7 @@ struct Bench {
     std::array<drover_slot, DROVER_MAX_SLOTS> slots{};
     std::array<policy_listener, DROVER_MAX_SLOTS> queues{};  // by slot, as `listeners`
     std::array<__u64, DROVER_MAX_SLOTS> listeners{};
+    std::array<drover_look, DROVER_MAX_SLOTS> looks{};
     policy_view view{};
     std::minstd_rand random{42};
 
@@ -53,6 +54,7 @@ struct Bench {
         view.schedule = schedule.data();
         view.slots = slots.data();
         view.listeners = listeners.data();
+        view.looks = looks.data();
         view.now = 1ull << 60;  // long after anything that a test calls early
     }
     Bench(const Bench&) = delete;  // the view points into it

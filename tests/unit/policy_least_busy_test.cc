@@ -56,7 +56,7 @@ bool is_even(const std::vector<int>& hits, int each) {
 void set(Bench& bench, __u32 index, __s64 live, __u64 since = 0, __u32 queued = 0) {
     bench.live(index) = live;
     bench.slot(index).progress_at = bench.view.now - since;
-    bench.queue(index) = {0, queued};
+    bench.queue(index) = {0, queued, LISTENER_UNSEEN, 0};
 }
 
 // Nobody has been seen to serve several connections at once yet.
@@ -292,6 +292,85 @@ TEST_CASE("least-busy: two connections out of the queue, often, show that it ser
     CHECK(bench.slot(0).serial == DROVER_NOT_SERIAL);
 }
 
+TEST_CASE("least-busy: of equals it is one that waits, at each place, and whatever it served") {
+    constexpr __u32 kWorkers = 5;
+    for (__s64 live : {0, 1, 30}) {
+        Bench bench(kWorkers);
+        for (__u32 idle = 0; idle < kWorkers; idle++) {
+            for (__u32 i = 0; i < kWorkers; i++) {
+                set(bench, i, live, i == idle ? kHour : 0);
+                bench.queue(i).look = i == idle ? LISTENER_AWAITED : LISTENER_BUSY;
+            }
+            CHECK(always(bench) == idle);
+        }
+    }
+}
+
+TEST_CASE("least-busy: being busy is less than a connection, until a worker takes long") {
+    Bench bench(2);
+    set(bench, 0, 1);
+    bench.queue(0).look = LISTENER_BUSY;
+    set(bench, 1, 2);
+    bench.queue(1).look = LISTENER_AWAITED;
+    CHECK(always(bench) == 0);
+    bench.view.now += 2 * kPaceNs;
+    CHECK(always(bench) == 0);
+    bench.view.now += 2 * kPaceNs;  // two paces beyond what is usual
+    CHECK(always(bench) == 1);
+    // For each pace one more, up to eight.
+    set(bench, 1, 8);
+    bench.queue(1).look = LISTENER_AWAITED;
+    CHECK(always(bench) == 0);
+    bench.view.now += kHour;
+    CHECK(always(bench) == 1);
+    set(bench, 1, 11);
+    CHECK(always(bench) == 0);
+}
+
+TEST_CASE("least-busy: who has waited, slept or finished one meanwhile is at something new") {
+    enum { kWaited, kSlept, kFinished };
+    for (int meanwhile : {kWaited, kSlept, kFinished}) {
+        Bench bench(2);
+        set(bench, 0, 1);
+        bench.queue(0).look = LISTENER_BUSY;
+        set(bench, 1, 3);
+        CHECK(always(bench) == 0);
+        bench.view.now += 10 * kPaceNs;
+        CHECK(always(bench) == 1);
+        if (meanwhile == kWaited) {
+            bench.queue(0).look = LISTENER_AWAITED;
+            CHECK(always(bench) == 0);
+            bench.queue(0).look = LISTENER_BUSY;
+        }
+        if (meanwhile == kSlept) bench.queue(0).sleeps++;
+        if (meanwhile == kFinished) bench.slot(0).progress_at = bench.view.now;
+        CHECK(always(bench) == 0);
+    }
+}
+
+TEST_CASE("least-busy: one that works without any connection is passed by, too") {
+    Bench bench(2);
+    bench.slot(0).progress_at = bench.slot(1).progress_at = 0;
+    bench.queue(0).look = LISTENER_BUSY;
+    bench.queue(1).look = LISTENER_AWAITED;
+    CHECK(always(bench) == 1);
+    // For long: even though the other one has connections.
+    bench.view.now += kHour;
+    set(bench, 1, 3);
+    bench.queue(1).look = LISTENER_AWAITED;
+    CHECK(always(bench) == 1);
+}
+
+TEST_CASE(
+    "least-busy: a queue stands still for as long as nothing was finished, seen busy or not") {
+    Bench bench(2);
+    set(bench, 0, 2, 20 * kPaceNs, /*queued=*/1);
+    bench.queue(0).look = LISTENER_BUSY;
+    set(bench, 1, 15);
+    bench.queue(1).look = LISTENER_AWAITED;
+    CHECK(always(bench) == 1);
+}
+
 TEST_CASE("least-busy: a closing listener that shows garbage as handshakes is bounded") {
     Bench bench(2);
     bench.queue(0).young = 0xFFFFFFFF;
@@ -323,7 +402,7 @@ TEST_CASE("least-busy: where listeners are not known, live connections and age r
     bench.listeners.fill(0);
     nobody_is_wide(bench);
     set(bench, 1, 1);
-    bench.queue(0) = {1000, 1000};  // there to be seen, but nobody looks
+    bench.queue(0) = {1000, 1000, LISTENER_BUSY, 0};  // there to be seen, but nobody looks
     CHECK(always(bench) == 0);
 
     set(bench, 0, 1, 30 * kMillisecond, /*queued=*/9);

@@ -191,6 +191,21 @@ TEST_CASE("stall: as long as connections wait for a stalled worker they are move
     CHECK(rig.events_of(EventKind::stalled).size() == 1);
 }
 
+TEST_CASE(
+    "stall: a worker is relieved once at a time; who asks meanwhile waits for that one's end") {
+    ReadyRig rig(2);
+    rig.supervisor->on_stalled(1, 7);
+    rig.supervisor->on_stalled(1, 7);
+    auto asked = rig.ask([&](Done done) { rig.supervisor->rescue(1, std::move(done)); });
+    CHECK(rig.count("rescue 1") == 1);
+    CHECK_FALSE(asked->ok());
+    rig.supervisor->on_rescued(1, uint64_t{7});
+    CHECK(asked->ok());
+    CHECK(rig.events_of(EventKind::error).empty());
+    rig.supervisor->on_stalled(1, 7);
+    CHECK(rig.count("rescue 1") == 2);
+}
+
 TEST_CASE("stall: the last worker that serves is only reported") {
     ReadyRig rig(2);
     rig.supervisor->on_stalled(1, 1);

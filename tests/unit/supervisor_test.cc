@@ -490,6 +490,18 @@ TEST_CASE("supervisor: stop ends workers that start, wait or have failed") {
     CHECK_FALSE(rig.called("spawn 4"));
 }
 
+TEST_CASE("supervisor: a worker that does not live can be neither asked nor relieved") {
+    Rig rig(config_of(2));
+    rig.exits(1, 1);
+    REQUIRE(rig.is(1, State::backoff));
+    std::string asked, relieved;
+    rig.supervisor->probe(1, "/",
+                          [&](auto told) { asked = told ? "answered" : told.error().text; });
+    CHECK(asked == "worker 1 is backoff: nobody answers");
+    rig.supervisor->rescue(1, [&](auto told) { relieved = told ? "done" : told.error().text; });
+    CHECK(relieved == "worker 1 is backoff: nothing waits for it");
+}
+
 TEST_CASE("supervisor: stop twice is answered twice, and over once") {
     ReadyRig rig(1);
     auto first = rig.stop();

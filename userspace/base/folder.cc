@@ -17,4 +17,14 @@ std::vector<std::filesystem::directory_entry> entries_of(const std::string& fold
     return entries;
 }
 
+std::error_code remove_folder(const std::string& folder) {
+    constexpr int kTries = 3;
+    std::error_code error;
+    for (int tried = 0; tried < kTries; tried++) {
+        std::filesystem::remove_all(folder, error);
+        if (!error) break;
+    }
+    return error;
+}
+
 }  // namespace drover

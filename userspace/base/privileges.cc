@@ -7,12 +7,15 @@
 #include <algorithm>
 #include <cerrno>
 #include <span>
+#include <utility>
+#include <vector>
 
 namespace drover {
 
 namespace {
 
-// README, "Least privilege", has the same list.
+// README, "Least privilege", has the same list. CAP_SYS_ADMIN stands in where one of the first
+// three is not there.
 constexpr int kMasters[] = {
     CAP_BPF,               // maps, programs: a policy that is loaded later
     CAP_PERFMON,           // programs that read the kernel's structures
@@ -40,24 +43,32 @@ Result<void> keep(std::span<const int> kept) {
     return {};
 }
 
+bool has(unsigned capability) {
+    return ::capng_get_caps_process() != 0 ||
+           ::capng_have_capability(CAPNG_EFFECTIVE, capability) == 1;
+}
+
+// As missing_for_bpf(), whether CAP_SYS_ADMIN is there or not.
+std::string lacking_for_bpf() {
+    std::string lacking;
+    const std::pair<unsigned, const char*> needed[] = {
+        {CAP_BPF, "CAP_BPF"}, {CAP_PERFMON, "CAP_PERFMON"}, {CAP_NET_ADMIN, "CAP_NET_ADMIN"}};
+    for (auto [one, name] : needed)
+        if (!has(one)) lacking += (lacking.empty() ? "" : ", ") + std::string(name);
+    return lacking;
+}
+
 }  // namespace
 
 std::string missing_for_bpf() {
-    std::string missing;
-    auto has = [](unsigned one) { return ::capng_have_capability(CAPNG_EFFECTIVE, one) == 1; };
-    if (::capng_get_caps_process() != 0 || has(CAP_SYS_ADMIN)) return missing;
-    for (unsigned one : {CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN}) {
-        if (has(one)) continue;
-        const char* name = one == CAP_BPF       ? "CAP_BPF"
-                           : one == CAP_PERFMON ? "CAP_PERFMON"
-                                                : "CAP_NET_ADMIN";
-        missing += (missing.empty() ? "" : ", ") + std::string(name);
-    }
-    return missing;
+    return has(CAP_SYS_ADMIN) ? "" : lacking_for_bpf();
 }
 
 Result<void> keep_masters_privileges() {
-    return keep(kMasters);
+    std::vector<int> kept(std::begin(kMasters), std::end(kMasters));
+    // Given instead of those in some containers; a policy that is loaded later needs it then.
+    if (!lacking_for_bpf().empty()) kept.push_back(CAP_SYS_ADMIN);
+    return keep(kept);
 }
 
 Result<void> keep_loggers_privileges() {

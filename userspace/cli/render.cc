@@ -139,9 +139,12 @@ std::string human_duration(std::chrono::milliseconds duration) {
 
 std::string human_bytes(uint64_t bytes) {
     if (bytes < 1024) return fmt::format("{}", bytes);
-    auto value = static_cast<double>(bytes);
+    auto value = static_cast<double>(bytes) / 1024;
     const char* unit = "KMGTPE";
-    for (value /= 1024; value >= 1023.5; value /= 1024) ++unit;
+    while (value >= 1023.5) {
+        value /= 1024;
+        ++unit;
+    }
     return value < 9.95 ? fmt::format("{:.1f}{}", value, *unit)
                         : fmt::format("{:.0f}{}", value, *unit);
 }

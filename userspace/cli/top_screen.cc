@@ -287,7 +287,10 @@ std::string short_count(uint64_t count) {
     if (count < 10'000) return fmt::format("{}", count);
     auto value = static_cast<double>(count) / 1000;
     const char* unit = "kMGTPE";
-    for (; value >= 999.5; value /= 1000) ++unit;
+    while (value >= 999.5) {
+        value /= 1000;
+        ++unit;
+    }
     return value < 99.95 ? fmt::format("{:.1f}{}", value, *unit)
                          : fmt::format("{:.0f}{}", value, *unit);
 }

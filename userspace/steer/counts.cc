@@ -12,6 +12,21 @@
 
 namespace drover::steer {
 
+namespace {
+
+// What a slot's counts say of a worker while that many wait for it.
+WorkerCounts worker_counts(const drover_slot& slot, uint64_t queued) {
+    WorkerCounts count;
+    count.queued = queued;
+    count.live = std::max<int64_t>(slot.live, 0);
+    uint64_t came = slot.established_total + slot.moved_in_total;
+    uint64_t left = slot.moved_out_total + queued;
+    count.accepted_total = came > left ? came - left : 0;
+    return count;
+}
+
+}  // namespace
+
 int64_t Steering::live(uint32_t worker) const {
     auto found = members_.find(worker);
     return found == members_.end() ? 0 : slots_->read(found->second.slot).live;
@@ -43,15 +58,44 @@ std::map<uint32_t, WorkerCounts> Steering::counts() const {
 std::map<uint32_t, WorkerCounts> Steering::counts(const Queues& queued) const {
     std::map<uint32_t, WorkerCounts> counts;
     for (const auto& [worker, member] : members_) {
-        WorkerCounts& count = counts[worker];
-        drover_slot slot = slots_->read(member.slot);
+        uint64_t waiting = 0;
         for (const auto& [cookie, listener] : member.listeners)
-            if (auto found = queued.find(cookie); found != queued.end())
-                count.queued += found->second;
-        count.live = std::max<int64_t>(slot.live, 0);
-        uint64_t came = slot.established_total + slot.moved_in_total;
-        uint64_t left = slot.moved_out_total + count.queued;
-        count.accepted_total = came > left ? came - left : 0;
+            if (auto found = queued.find(cookie); found != queued.end()) waiting += found->second;
+        counts[worker] = worker_counts(slots_->read(member.slot), waiting);
+    }
+    return counts;
+}
+
+bool Steering::measure_queues() {
+    uint32_t groups = 0, slots = 0;
+    for (const auto& [index, group] : groups_) groups |= 1u << index;
+    for (const auto& [worker, member] : members_)
+        slots = std::max(slots, static_cast<uint32_t>(member.slot) + 1);
+    return programs_->measure(groups, slots);
+}
+
+// Not one that took the place of another of its worker's: the programs know it by its cookie alone.
+bool Steering::can_measure_all() const {
+    std::map<uint32_t, drover_listener_row> rows;
+    for (const auto& [index, group] : groups_) rows[index] = programs_->listener_row(index);
+    return std::ranges::all_of(members_, [&](const auto& entry) {
+        const Member& member = entry.second;
+        return std::ranges::all_of(member.listeners, [&](const auto& cookie_and_listener) {
+            const Listener& listener = cookie_and_listener.second;
+            auto row = rows.find(listener.group);
+            if (!listener.steered || row == rows.end()) return false;
+            uint64_t seen = row->second.socks[member.slot];
+            return seen != 0 && (seen & DROVER_LISTENER_CLOSED) == 0;
+        });
+    });
+}
+
+std::map<uint32_t, WorkerCounts> Steering::quick_counts() {
+    if (!can_measure_all() || !measure_queues()) return counts();
+    std::map<uint32_t, WorkerCounts> counts;
+    for (const auto& [worker, member] : members_) {
+        drover_slot slot = slots_->read(member.slot);
+        counts[worker] = worker_counts(slot, slot.queued);
     }
     return counts;
 }
@@ -85,7 +129,7 @@ void Steering::reconcile() {
     if (auto listening = list_sockets(kListening)) rescan(*listening);
     ensure_groups();
     move_parked();  // in case the event that asked for it was lost
-    correct_counts();
+    if (claim_ports()) correct_counts();
     retire_idle_groups();
     // A worker of the same user could have detached the program before the guard saw it, through a
     // socket that it got from elsewhere. To attach again costs nothing and changes nothing else.

@@ -7,8 +7,8 @@
 // shows only later. So whenever it had to choose a worker that has connections already, the queues
 // are looked at every other millisecond, until there are none. A queue that has not moved for a
 // while is moved when another worker has nothing to do; one that has stood still for very long,
-// whatever the others do. The way is that of a stalled worker (rescue.cc), but nobody is called
-// stalled.
+// when another is busy, too, but its queue has not stood for as long. The way is that of a stalled
+// worker (rescue.cc), but nobody is called stalled.
 //
 // Once for each request that is waited for, and for a part of the time at most. For a move has a
 // price: in listen() the kernel looks through all sockets of the port, those in TIME_WAIT too, and
@@ -31,6 +31,8 @@
 // out to be for nothing, the next one may come a little later, up to kLongestPause.
 #include <algorithm>
 #include <ctime>
+#include <limits>
+#include <utility>
 
 #include "steer/steering.h"
 
@@ -90,40 +92,62 @@ void Steering::look_hurriedly() {
     });
 }
 
+// What a look at all queues has shown.
+struct Steering::Glance {
+    bool waits = false;    // anything in any of them
+    bool is_idle = false;  // a worker has nothing to do
+    // The worker with a queue that has finished nothing for longest, and longer than usual; or 0.
+    uint32_t slowest = 0;
+    bool is_long = false;  // it has stood still for very long
+    // For how long there has been something in the queue while its worker finished nothing, in ns:
+    // the slowest one's, and the least of all.
+    int64_t waited = 0;
+    int64_t least_waited = std::numeric_limits<int64_t>::max();
+};
+
+// The kernel may refuse to let anybody look: then nothing waits.
+Steering::Glance Steering::glance_at_queues() {
+    Glance seen;
+    if (!measure_queues()) return seen;
+    int64_t now_ns = monotonic_ns(), longest = 0;
+    for (auto& [worker, member] : members_) {
+        auto queued_since = std::exchange(member.queued_since, 0);
+        if (!member.active || member.rescue) continue;
+        drover_slot slot = slots_->read(member.slot);
+        seen.is_idle = seen.is_idle || slot.live <= 0;
+        if (slot.queued == 0) {
+            seen.least_waited = 0;
+            continue;
+        }
+        seen.waits = true;
+        member.queued_since = queued_since == 0 ? now_ns : queued_since;
+        int64_t still = now_ns - static_cast<int64_t>(slot.progress_at);
+        int64_t waited = std::min(still, now_ns - member.queued_since);
+        seen.least_waited = std::min(seen.least_waited, waited);
+        int64_t pace = 1024 * static_cast<int64_t>(slot.pace);
+        if (still < std::max(kLeastStill, kPaces * pace) || still <= longest) continue;
+        if (slot.progress_at == member.relieved_in) continue;  // it was tried
+        longest = still;
+        seen.slowest = worker;
+        seen.is_long = still > std::max(kLeastLong, kLongPaces * pace);
+        seen.waited = waited;
+    }
+    return seen;
+}
+
 // Moves the queue of the worker that has stood still for longest, if that is worth it. Returns
 // whether anything waits.
 bool Steering::relieve_one() {
-    uint32_t groups = 0, slots = 0;
-    for (const auto& [index, group] : groups_) groups |= 1u << index;
-    for (const auto& [worker, member] : members_)
-        slots = std::max(slots, static_cast<uint32_t>(member.slot) + 1);
-    if (!programs_->measure(groups, slots)) return false;
-    int64_t now_ns = monotonic_ns();
-    bool waits = false, idle = false, is_long = false;
-    uint32_t slowest = 0;
-    int64_t longest = 0;
-    for (const auto& [worker, member] : members_) {
-        if (!member.active || member.rescue) continue;
-        drover_slot slot = slots_->read(member.slot);
-        int64_t still = now_ns - static_cast<int64_t>(slot.progress_at);
-        int64_t usual = kPaces * 1024 * static_cast<int64_t>(slot.pace);
-        idle = idle || slot.live <= 0;
-        if (slot.queued == 0) continue;
-        waits = true;
-        if (still < std::max(kLeastStill, usual) || still <= longest) continue;
-        if (slot.progress_at == member.relieved_in) continue;  // it was tried
-        longest = still;
-        slowest = worker;
-        is_long = still > std::max(kLeastLong, kLongPaces * 1024 * static_cast<int64_t>(slot.pace));
-    }
-    bool has_rested =
-        steady_clock::now() >= relieved_at_ + (is_long ? kRestBeforeLong : kRest) * move_took_;
-    if (slowest == 0 || !(idle || is_long) || !has_rested) return waits;
-    Member& member = members_.at(slowest);
+    Glance seen = glance_at_queues();
+    bool is_worth_it = seen.is_idle || (seen.is_long && seen.least_waited < seen.waited);
+    int rest = seen.is_long ? kRestBeforeLong : kRest;
+    bool has_rested = steady_clock::now() >= relieved_at_ + rest * move_took_;
+    if (seen.slowest == 0 || !is_worth_it || !has_rested) return seen.waits;
+    Member& member = members_.at(seen.slowest);
     member.relieved_in = slots_->read(member.slot).progress_at;
     hurry_helped_ = true;
     move_took_ = {};
-    rescue(slowest, [this](const Result<uint64_t>&) { relieved_at_ = steady_clock::now(); });
+    rescue(seen.slowest, [this](const Result<uint64_t>&) { relieved_at_ = steady_clock::now(); });
     return true;
 }
 

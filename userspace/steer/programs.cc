@@ -19,7 +19,7 @@
 #include <string_view>
 
 #include "base/fd.h"
-#include "base/log.h"
+#include "base/folder.h"
 #include "bpf/drover.skel.h"
 #include "steer/load_log.h"
 #include "steer/policy_object.h"
@@ -38,6 +38,7 @@ struct Programs::Impl {
     std::function<void(const drover_event&)> on_event;
     PolicyObject policy;
     std::string pin_folder;
+    std::string no_queues;
 
     Result<void> put_program(uint32_t place, int program);
 };
@@ -157,10 +158,7 @@ Result<std::unique_ptr<Programs>> Programs::load(
     }
 
     if (impl->skeleton->rodata->config.reads_kernel == 0)
-        log::warn(fmt::format(
-            "this kernel lets programs not look at listeners' queues (is it locked down?): {}; "
-            "least-busy goes by connections alone",
-            refusal.empty() ? "no reason given" : refusal));
+        impl->no_queues = refusal.empty() ? "no reason given" : refusal;
 
     std::error_code ignored;
     fs::create_directories(pin_folder, ignored);
@@ -221,8 +219,8 @@ drover_control& Programs::control() {
     return impl_->skeleton->data_control->control;
 }
 
-bool Programs::reads_kernel() const {
-    return impl_->skeleton->rodata->config.reads_kernel != 0;
+const std::string& Programs::no_queues() const {
+    return impl_->no_queues;
 }
 
 void Programs::stop_watching() {
@@ -361,6 +359,12 @@ uint64_t Programs::listener_cookie(uint32_t group, uint32_t slot) const {
     return cookie;
 }
 
+drover_listener_row Programs::listener_row(uint32_t group) const {
+    drover_listener_row row{};
+    bpf_map_lookup_elem(bpf_map__fd(impl_->skeleton->maps.listener_rows), &group, &row);
+    return row;
+}
+
 Result<void> Programs::put_listener(uint32_t group, uint32_t slot, int socket) {
     uint32_t index = DROVER_LISTENER_INDEX(group, slot);
     auto value = static_cast<uint64_t>(socket);
@@ -436,14 +440,13 @@ void Programs::consume_events() {
     ring_buffer__consume(impl_->events.get());
 }
 
-void Programs::detach() {
-    (void)remove_pins(impl_->pin_folder);
+Result<void> Programs::detach() {
+    return remove_pins(impl_->pin_folder);
 }
 
 Result<void> remove_pins(const std::string& pin_folder) {
-    std::error_code error;
-    fs::remove_all(pin_folder, error);
-    if (error) return fail_errno(error.value(), fmt::format("remove the pins in {}", pin_folder));
+    if (auto error = remove_folder(pin_folder))
+        return fail_errno(error.value(), fmt::format("remove the pins in {}", pin_folder));
     return {};
 }
 

@@ -43,8 +43,8 @@ class Programs {
     [[nodiscard]] std::span<drover_group, DROVER_MAX_GROUPS> groups();
     [[nodiscard]] std::span<drover_slot, DROVER_MAX_SLOTS> slots();
     [[nodiscard]] const drover_totals& totals() const;
-    // Whether policies see handshakes and queues; else live counts alone.
-    [[nodiscard]] bool reads_kernel() const;
+    // Why the kernel lets policies see no handshakes and queues, but live counts alone; or empty.
+    [[nodiscard]] const std::string& no_queues() const;
     // Steer may tell again that connections come (DROVER_EVENT_QUEUED) / that one may have to wait
     // (DROVER_EVENT_BUSY).
     void stop_watching();
@@ -75,6 +75,8 @@ class Programs {
     void drop_group(const Endpoint& endpoint, uint32_t index);
     // Cookie of the listener in a slot; 0: none.
     [[nodiscard]] uint64_t listener_cookie(uint32_t group, uint32_t slot) const;
+    // Where the programs find a group's listeners; empty where that cannot be read.
+    [[nodiscard]] drover_listener_row listener_row(uint32_t group) const;
     Result<void> put_listener(uint32_t group, uint32_t slot, int socket);
     void forget_listener(uint64_t cookie);
     // How often each reason was counted in the groups 0 to `groups` - 1; one system call.
@@ -96,7 +98,7 @@ class Programs {
     void consume_events();
 
     // Detaches everything: removes the links' and maps' pins.
-    void detach();
+    Result<void> detach();
 
   private:
     drover_control& control();

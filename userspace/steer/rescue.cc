@@ -148,7 +148,7 @@ void Steering::look_at_queues() {
     std::vector<uint32_t> recovered;
     bool calm = true;
     auto now = steady_clock::now();
-    for (const auto& [worker, count] : counts()) {
+    for (const auto& [worker, count] : quick_counts()) {
         Member& member = members_.at(worker);
         Watch& watch = member.watch;
         if (count.queued == 0 || count.accepted_total != watch.accepted) watch.moved_at = now;

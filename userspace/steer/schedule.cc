@@ -13,6 +13,7 @@ std::vector<uint16_t> make_schedule(std::span<const Share> shares, size_t most) 
         turns.push_back(std::max(share.weight, 1u));
         common = std::gcd(common, turns.back());
     }
+    // NOLINTNEXTLINE(clang-analyzer-core.DivideZero): each of them is 1 or more, and so is common
     for (uint64_t& its : turns) total += its /= common;
     if (total > most) {
         uint64_t before = total;

@@ -7,13 +7,12 @@
 #include <algorithm>
 #include <climits>
 
+#include "base/log.h"
 #include "steer/queue.h"
 
 namespace drover::steer {
 
 namespace {
-
-constexpr std::chrono::seconds kReconcileEvery{5};
 
 // Depth of a cgroup below the root of the hierarchy, as the programs count it.
 Result<uint32_t> depth_of(const std::string& path) {
@@ -80,6 +79,11 @@ Result<std::unique_ptr<Steering>> Steering::open(Options options, const Paths& p
         if (!self->options_.take_over) self->close();  // else the workers are to be steered on
         return tl::unexpected(opened.error());
     }
+    if (const std::string& why = self->programs_->no_queues(); !why.empty())
+        log::warn(fmt::format(
+            "this kernel lets programs not look at listeners' queues (is it locked down?): {}; "
+            "least-busy goes by connections alone",
+            why));
     self->schedule_reconcile();
     return self;
 }
@@ -296,21 +300,6 @@ void Steering::on_event(const drover_event& event) {
     }
 }
 
-// True when the port is the cluster's. A conflict is told once, for the worker that met it.
-bool Steering::own_port(uint32_t worker, const Endpoint& endpoint) {
-    // Not by the flag: a dead master has left it there.
-    if (ownership_.owns(endpoint.port())) return true;
-    auto claimed = ownership_.claim(endpoint, [this](uint64_t cgroup) { return is_ours(cgroup); });
-    if (!claimed) {
-        observer_.on_conflict(worker, claimed.error());
-        return false;
-    }
-    // Where that fails each further bind is told, which changes nothing.
-    (void)programs_->set_port(endpoint.port(),
-                              programs_->port_flags(endpoint.port()) | DROVER_PORT_OWNED);
-    return true;
-}
-
 // Asked already when a worker binds: where the port is taken, bind() fails and the worker dies of
 // it with words of its own; ours name the other.
 void Steering::on_bind(const drover_event& event) {
@@ -474,7 +463,9 @@ void Steering::close() {
     on_hurry_.reset();
     members_.clear();  // with the pins that some have
     groups_.clear();
-    if (programs_) programs_->detach();
+    if (programs_)
+        if (auto detached = programs_->detach(); !detached)
+            observer_.on_trouble(detached.error().text);
     programs_.reset();
     ownership_.release();
     (void)keeper_cgroup_.remove();

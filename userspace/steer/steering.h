@@ -200,6 +200,8 @@ class Steering {
     void close();
 
   private:
+    static constexpr std::chrono::seconds kReconcileEvery{5};
+
     struct Listener {
         Endpoint endpoint;
         uint32_t group = 0;
@@ -230,7 +232,8 @@ class Steering {
         std::map<uint64_t, Listener> listeners;                           // by cookie
         std::unique_ptr<Rescue> rescue;
         Watch watch;
-        uint64_t relieved_in = 0;       // the progress_at in which its queue was last moved away
+        uint64_t relieved_in = 0;  // the progress_at in which its queue was last moved away
+        int64_t queued_since = 0;  // the first of the hurried looks that have all seen a queue; ns
         std::set<uint64_t> handshakes;  // that were under way at deactivate(), by cookie
     };
     struct Group {
@@ -264,6 +267,8 @@ class Steering {
     bool ensure_group(const Listener& listener, uint64_t cookie, bool tell);
     void ensure_groups();
     bool own_port(uint32_t worker, const Endpoint& endpoint);
+    tl::expected<void, Conflict> claim_port(const Endpoint& endpoint);
+    bool claim_ports();  // of all groups; whether all are ours
     Result<void> set_up_group(uint32_t index, const Endpoint& endpoint, bool v6only, uid_t uid);
     Fd inherited_keeper(const Endpoint& endpoint, bool v6only);
     void update_active_set(uint32_t index);
@@ -282,6 +287,11 @@ class Steering {
     using Queues = std::unordered_map<uint64_t, uint32_t>;  // by the listener's cookie
     [[nodiscard]] static Queues read_queues();
     [[nodiscard]] std::map<uint32_t, WorkerCounts> counts(const Queues& queued) const;
+    // The programs write down in the slots how many wait; false where they may not look.
+    bool measure_queues();
+    [[nodiscard]] bool can_measure_all() const;
+    // counts() for a hundredth of its price, where the programs can see every listener.
+    std::map<uint32_t, WorkerCounts> quick_counts();
     void schedule_reconcile();
     [[nodiscard]] bool has_others(uint32_t worker) const;
     void move_worker_queue(uint32_t worker);
@@ -291,6 +301,8 @@ class Steering {
     void look_at_queues();
     void send_canary(uint32_t worker);
     void hurry();
+    struct Glance;
+    Glance glance_at_queues();
     bool relieve_one();
     void look_hurriedly();
 

@@ -184,7 +184,7 @@ class ClusterEffects : public Effects, private steer::Observer, private worker::
     std::chrono::steady_clock::time_point usage_looked_at_{};
     uint64_t last_look_ = 0;
     int leaving_ = 0;
-    std::string saved_text_;    // the state as it was last written down
+    SavedState saved_;          // the state as it was last written down
     bool save_failed_ = false;  // the last one was not
     EventLoop::Source on_save_again_;
     // Helpers of the master before this one (its logger, its controller): where they are children

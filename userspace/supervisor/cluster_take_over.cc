@@ -39,8 +39,7 @@ void ClusterEffects::save(SavedState state) {
     // One that has not even been started cannot be taken over.
     std::erase_if(state.workers, [](const SavedWorker& worker) { return worker.pid == 0; });
     if (notify_) state.notify_address = notify_->address();
-    std::string text = to_text(state);
-    if (text == saved_text_) return;
+    if (state == saved_) return;
     if (auto saved = save_state(paths_, config_.name, state); !saved) {
         if (!std::exchange(save_failed_, true))
             log::warn(
@@ -52,7 +51,7 @@ void ClusterEffects::save(SavedState state) {
         return;
     }
     save_failed_ = false;
-    saved_text_ = std::move(text);
+    saved_ = std::move(state);
 }
 
 // Leaves those whose main process lives, and ends what others have left behind.

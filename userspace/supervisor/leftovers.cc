@@ -91,8 +91,7 @@ void sign_lock(const Fd& lock, int stop_signal) {
 }
 
 void remove_run_folder(const Paths& paths, const std::string& cluster) {
-    std::error_code ignored;
-    fs::remove_all(paths.run(cluster), ignored);
+    (void)remove_folder(paths.run(cluster));
     ::rmdir(paths.run_root.c_str());  // when this was the last cluster
 }
 

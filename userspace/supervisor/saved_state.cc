@@ -183,10 +183,11 @@ std::string to_text(const SavedState& state) {
                  {"last_id", state.last_id},
                  {"is_drained", state.is_drained},
                  {"policy", state.policy},
-                 {"notify_address", state.notify_address},
-                 {"instances", instances},
-                 {"workers", workers}};
+                 {"notify_address", state.notify_address}};
     write_as_bytes_where_no_utf8(json);
+    // Numbers alone, and moved: this is done with each change of each of up to 256 workers.
+    json["instances"] = std::move(instances);
+    json["workers"] = std::move(workers);
     return json.dump(1);
 }
 

@@ -34,6 +34,7 @@ struct SavedWorker {
     int channel_fd = -1;  // number of the first of its channel's descriptors; -1: it has no channel
     bool is_unhealthy = false;
     bool is_out = false;  // of the active set, for that
+    bool operator==(const SavedWorker&) const = default;
 };
 
 struct SavedInstance {
@@ -42,6 +43,7 @@ struct SavedInstance {
     int weight = 1;
     uint64_t restarts_total = 0;
     FormerWorkers former = {};
+    bool operator==(const SavedInstance&) const = default;
 };
 
 struct SavedState {
@@ -57,6 +59,7 @@ struct SavedState {
     std::string notify_address;  // "" where there is none
     std::vector<SavedInstance> instances;
     std::vector<SavedWorker> workers;
+    bool operator==(const SavedState&) const = default;
 };
 
 // To text and back; pure. Errors: "unusable", also for a state of another version of drover's maps.

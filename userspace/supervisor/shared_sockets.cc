@@ -90,13 +90,20 @@ worker::SocketAnswer SharedSockets::answer(WorkerId worker, const worker::Socket
     return answer;
 }
 
+// listen(PORT) without an address is for IPv6 and IPv4, or IPv4 alone where there is no IPv6.
 Result<Fd> SharedSockets::tcp(WorkerId worker, const worker::SocketQuery& wanted, const Key& key) {
-    bool v6 = wanted.address_type == 6;
-    bool v6only = v6 && (wanted.flags & kFlagV6Only) != 0;
-    // listen(PORT) without an address is for IPv6 and IPv4, or IPv4 alone where there is no IPv6.
-    std::string address = wanted.address.empty() ? "::" : wanted.address;
+    if (!wanted.address.empty()) return tcp_at(wanted.address, worker, wanted, key);
+    auto socket = tcp_at("::", worker, wanted, key);
+    if (socket || socket.error().number != EAFNOSUPPORT) return socket;
+    return tcp_at("0.0.0.0", worker, wanted, key);
+}
+
+Result<Fd> SharedSockets::tcp_at(const std::string& address, WorkerId worker,
+                                 const worker::SocketQuery& wanted, const Key& key) {
+    bool v6only = wanted.address_type == 6 && (wanted.flags & kFlagV6Only) != 0;
     auto at = steer::Endpoint::parse(address, wanted.port);
-    if (!at) return fail_errno(EINVAL, wanted.address);
+    if (!at) return fail_errno(EINVAL, address);
+    if (at->family() == DROVER_AF_INET) v6only = false;
     if (wanted.port == 0) {
         int& port = ports_[key];
         if (port == 0) {
@@ -106,14 +113,8 @@ Result<Fd> SharedSockets::tcp(WorkerId worker, const worker::SocketQuery& wanted
         }
         at->key.port = static_cast<uint16_t>(port);
     }
-    auto make = [&](const steer::Endpoint& where, bool v6) {
-        return makers_.common ? common_tcp(worker, where, v6, -1)
-                              : makers_.socket(worker, where, v6);
-    };
-    auto socket = make(*at, v6only);
-    if (socket || !wanted.address.empty() || socket.error().number != EAFNOSUPPORT) return socket;
-    auto v4 = steer::Endpoint::parse("0.0.0.0", at->port());
-    return make(*v4, false);
+    return makers_.common ? common_tcp(worker, *at, v6only, -1)
+                          : makers_.socket(worker, *at, v6only);
 }
 
 Result<Fd> SharedSockets::shared(const worker::SocketQuery& wanted, const Key& key) {

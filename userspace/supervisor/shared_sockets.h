@@ -57,6 +57,8 @@ class SharedSockets {
     using Key = std::tuple<std::string, int, int, bool, int>;
 
     Result<Fd> tcp(WorkerId worker, const worker::SocketQuery& wanted, const Key& key);
+    Result<Fd> tcp_at(const std::string& address, WorkerId worker,
+                      const worker::SocketQuery& wanted, const Key& key);
     Result<Fd> common_tcp(WorkerId worker, const steer::Endpoint& at, bool v6only, int backlog);
     Result<Fd> shared(const worker::SocketQuery& wanted, const Key& key);
 

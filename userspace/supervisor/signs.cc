@@ -139,9 +139,15 @@ void Supervisor::on_stalled(WorkerId id, uint64_t queued) {
     }
     if (others_serve(id)) {
         effects_.deactivate(id);
-        effects_.rescue(id);
+        relieve(*worker);
     }
     settle();
+}
+
+// Once at a time: on a busy machine it may stall again before the former one is done.
+void Supervisor::relieve(Worker& worker) {
+    if (std::exchange(worker.is_being_relieved, true)) return;
+    effects_.rescue(worker.id);
 }
 
 void Supervisor::start_stall_timer(Worker& worker) {
@@ -173,6 +179,7 @@ void Supervisor::on_recovered(WorkerId id) {
 void Supervisor::on_rescued(WorkerId id, const Result<uint64_t>& moved) {
     Worker* worker = find(id);
     if (worker == nullptr) return;
+    worker->is_being_relieved = false;
     if (moved && *moved > 0) tell(EventKind::rescued, worker, RescuedData{*moved});
     auto waiting = std::exchange(worker->rescues, {});
     // One that could not be stopped in time will be tried again when it still hangs.

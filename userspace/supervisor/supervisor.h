@@ -67,14 +67,14 @@ class Supervisor : public WorkerObserver {
     // Held: no new connections; done when none is left. Without a worker: load balancers are told
     // to send no more, but the cluster serves on.
     void drain(std::optional<WorkerId> worker, Done done);
-    void resume(std::optional<WorkerId> worker, Done done);  // takes that away
+    void resume(std::optional<WorkerId> worker, const Done& done);  // takes that away
     // Asks just that worker for the path.
     void probe(WorkerId worker, const std::string& path, Effects::Asked done);
     // Its share of new connections against the others', 1 to 100; its instance keeps it.
-    void weight(WorkerId worker, int weight, Done done);
+    void weight(WorkerId worker, int weight, const Done& done);
     // Moves what waits for the worker to the others. Errors: as Steering::rescue.
     void rescue(WorkerId worker, Done done);
-    void signal(std::optional<WorkerId> worker, int number, Done done);
+    void signal(std::optional<WorkerId> worker, int number, const Done& done);
     // Replaces each instance's worker by one of the changed configuration: the new one first, and
     // when it is well the old one is drained. Done when all are replaced; with a canary, when its
     // instances are. A cluster with a configuration file reads it anew, and then gets the policy
@@ -88,10 +88,10 @@ class Supervisor : public WorkerObserver {
     [[nodiscard]] Result<void> may_be_upgraded() const;
     void promote(Done done);    // the canary's release to the other instances too
     void roll_back(Done done);  // back to the release before the canary, or before the last reload
-    void policy(const PolicyChoice& policy, Done done);
+    void policy(const PolicyChoice& policy, const Done& done);
     // A message of the master's to one worker or to all, JSON text. All get it or an error says who
     // did not.
-    void send(std::optional<WorkerId> worker, const std::string& data, Done done);
+    void send(std::optional<WorkerId> worker, const std::string& data, const Done& done);
     // A second SIGINT or SIGTERM: no drain any more, kill.
     void stop_now();
 
@@ -138,7 +138,8 @@ class Supervisor : public WorkerObserver {
         std::multiset<std::pair<std::string, int>> endpoints;  // listened on: address, port
         bool held = false;
         std::optional<SteadyTime> stalled_since;
-        std::vector<Done> rescues;  // that were asked for by hand
+        bool is_being_relieved = false;
+        std::vector<Done> rescues;  // that were asked for by hand: they wait for the same end
         bool exec_failed = false;
         bool conflict = false;
         bool fault_may_pass = false;    // another try is worth it
@@ -203,6 +204,7 @@ class Supervisor : public WorkerObserver {
     void probe_until_ready(Worker& worker);
     void start_watchdog(WorkerId id);
     void start_stall_timer(Worker& worker);
+    void relieve(Worker& worker);
     [[nodiscard]] bool may_serve(const Worker& worker) const;
     [[nodiscard]] bool others_serve(WorkerId id) const;  // besides that one
     void end_worker(WorkerId id, ExitReason why, bool replace_after, const std::string& reason);
@@ -225,8 +227,8 @@ class Supervisor : public WorkerObserver {
     void give_candidate_up(Worker& candidate, const std::string& why);
 
     void begin_stop();
-    void drain_cluster(Done done);
-    void resume_cluster(Done done);
+    void drain_cluster(const Done& done);
+    void resume_cluster(const Done& done);
 
     // Rollouts: rollouts.cc.
     void start_rollout(Running&& running);

@@ -23,7 +23,7 @@ int64_t ms_since_1970(WallTime time) {
 void Supervisor::save() {
     SavedState state;
     auto note = [&state](const Release& release) {
-        state.releases[release.generation] = *release.config;
+        state.releases.try_emplace(release.generation, *release.config);
         return release.generation;
     };
     state.stable = note(stable_);

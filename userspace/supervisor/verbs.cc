@@ -156,7 +156,7 @@ void Supervisor::scale(int wanted, Done done) {
 }
 
 void Supervisor::drain(std::optional<WorkerId> target, Done done) {
-    if (!target) return drain_cluster(std::move(done));
+    if (!target) return drain_cluster(done);
     WorkerId id = *target;
     Worker* worker = find(id);
     if (worker == nullptr) return done(no_such_worker(id));
@@ -180,8 +180,8 @@ void Supervisor::drain(std::optional<WorkerId> target, Done done) {
     settle();
 }
 
-void Supervisor::resume(std::optional<WorkerId> target, Done done) {
-    if (!target) return resume_cluster(std::move(done));
+void Supervisor::resume(std::optional<WorkerId> target, const Done& done) {
+    if (!target) return resume_cluster(done);
     WorkerId id = *target;
     Worker* worker = find(id);
     if (worker == nullptr) return done(no_such_worker(id));
@@ -195,7 +195,7 @@ void Supervisor::resume(std::optional<WorkerId> target, Done done) {
 }
 
 // Whoever asks, by --agent or the status, is told; nothing else happens.
-void Supervisor::drain_cluster(Done done) {
+void Supervisor::drain_cluster(const Done& done) {
     if (stopping_ || leave_timer_.is_active())
         return done(fail("bad-state", "the cluster is stopping"));
     if (!is_drained_) {
@@ -207,7 +207,7 @@ void Supervisor::drain_cluster(Done done) {
     settle();
 }
 
-void Supervisor::resume_cluster(Done done) {
+void Supervisor::resume_cluster(const Done& done) {
     if (stopping_ || leave_timer_.is_active())
         return done(fail("bad-state", "the cluster is stopping"));
     if (!is_drained_)
@@ -234,7 +234,7 @@ void Supervisor::probe(WorkerId id, const std::string& path, Effects::Asked done
     effects_.ask(id, path, std::move(done));
 }
 
-void Supervisor::weight(WorkerId id, int weight, Done done) {
+void Supervisor::weight(WorkerId id, int weight, const Done& done) {
     if (weight < 1 || weight > 100)
         return done(fail("bad-value", fmt::format("weight {}: 1 to 100 are possible", weight)));
     Worker* worker = find(id);
@@ -253,10 +253,10 @@ void Supervisor::rescue(WorkerId id, Done done) {
         return done(fail("bad-state", fmt::format("worker {} is {}: nothing waits for it", id,
                                                   name_of(worker->state))));
     worker->rescues.push_back(std::move(done));
-    effects_.rescue(id);
+    relieve(*worker);
 }
 
-void Supervisor::signal(std::optional<WorkerId> target, int number, Done done) {
+void Supervisor::signal(std::optional<WorkerId> target, int number, const Done& done) {
     std::vector<WorkerId> targets;
     if (target) {
         Worker* worker = find(*target);
@@ -275,7 +275,7 @@ void Supervisor::signal(std::optional<WorkerId> target, int number, Done done) {
 }
 
 // Whom it does not reach is said; the others get it all the same.
-void Supervisor::send(std::optional<WorkerId> target, const std::string& data, Done done) {
+void Supervisor::send(std::optional<WorkerId> target, const std::string& data, const Done& done) {
     if (target && find(*target) == nullptr) return done(no_such_worker(*target));
     Error failed;
     for (const auto& [id, worker] : workers_) {
@@ -290,7 +290,7 @@ void Supervisor::send(std::optional<WorkerId> target, const std::string& data, D
     done(tl::unexpected(failed));
 }
 
-void Supervisor::policy(const PolicyChoice& policy, Done done) {
+void Supervisor::policy(const PolicyChoice& policy, const Done& done) {
     if ((policy == Policy::shared) != (config_.policy == Policy::shared))
         return done(fail("bad-state",
                          "the policy shared is chosen at the start: the workers' sockets are made "
