@@ -254,7 +254,7 @@ TEST_CASE(
     REQUIRE(cluster.wait_ready(2));
     CHECK(fill_map(cluster.master().pid(), "moved") >= 65'000);
     pid_t stopped = cluster.pid_of(1);
-    REQUIRE(::kill(stopped, SIGSTOP) == 0);
+    REQUIRE(stop_process(stopped));
     std::vector<std::unique_ptr<Connection>> waiting;
     for (int i = 0; i < 40; i++) {
         waiting.push_back(std::make_unique<Connection>("127.0.0.1", kPort));

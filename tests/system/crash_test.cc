@@ -62,7 +62,7 @@ TEST_CASE("connections in the queue of a killed worker are answered by another")
                     {"-n", "2", "--policy", "round-robin", "--stall-after", "never"}, hello());
     REQUIRE(cluster.wait_ready(2));
     pid_t victim = cluster.pid_of(0);
-    REQUIRE(::kill(victim, SIGSTOP) == 0);
+    REQUIRE(stop_process(victim));
     auto connections = ask(400);
     REQUIRE(cluster.worker(0)["live"] == 200);
     REQUIRE(::kill(victim, SIGKILL) == 0);
@@ -79,7 +79,7 @@ TEST_CASE("connections in the queue of the only worker are answered by its repla
     Cluster cluster(sandbox, "web", {"-n", "1"}, hello());
     REQUIRE(cluster.wait_ready(1));
     pid_t victim = cluster.pid_of(0);
-    REQUIRE(::kill(victim, SIGSTOP) == 0);
+    REQUIRE(stop_process(victim));
     auto connections = ask(200);
     REQUIRE(::kill(victim, SIGKILL) == 0);
     CHECK(answers(connections) == Shares{{0, 200}});

@@ -160,7 +160,7 @@ TEST_CASE("a worker's death costs a crowd what it had accepted, but no kept conn
     Crowd crowd(options);
     REQUIRE(crowd.wait_answered(options.rate));
     pid_t victim = cluster.pid_of(0);
-    REQUIRE(::kill(victim, SIGSTOP) == 0);
+    REQUIRE(stop_process(victim));
     // By then, some 0.3 s later, each kept connection has a request under way.
     REQUIRE(crowd.wait_started(options.rate / 2));
     REQUIRE(::kill(victim, SIGKILL) == 0);

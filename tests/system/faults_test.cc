@@ -364,7 +364,7 @@ bool relieve_one(Scene& scene) {
     pid_t pid = scene.cluster.pid_of(0);
     if (pid <= 0) return false;
     std::vector<std::unique_ptr<Connection>> waiting;
-    ::kill(pid, SIGSTOP);
+    if (!stop_process(pid)) return false;
     for (int i = 0; i < 6; i++) {
         waiting.push_back(std::make_unique<Connection>("127.0.0.1", 8080));
         CHECK(waiting.back()->send_request("/", false));
@@ -424,7 +424,8 @@ const std::vector<Deed>& deeds() {
          }},
         {"stop",
          [](Scene& scene) {
-             return scene.tell({"stop", "web"});
+             // What it removes comes after its answer.
+             return scene.tell({"stop", "web"}) && scene.cluster.master().wait() == 0;
          }},
     };
     return all;

@@ -168,6 +168,12 @@ bool eventually(const std::function<bool()>& condition, milliseconds deadline) {
     }
 }
 
+bool stop_process(pid_t pid) {
+    return ::kill(pid, SIGSTOP) == 0 && eventually([&] {
+               return contains(read_file(fmt::format("/proc/{}/stat", pid)), ") T ");
+           });
+}
+
 std::string build_folder() {
     if (const char* folder = std::getenv("DROVER_BUILD"); folder != nullptr && *folder != '\0')
         return fs::absolute(folder);

@@ -49,6 +49,10 @@ std::string patient(int ms);
 // Looks until `condition` holds; false when it did not within the deadline.
 bool eventually(const std::function<bool()>& condition, milliseconds deadline = kDeadline);
 
+// Stops a process, and waits until it stands still: until then a call of accept() that is under way
+// may succeed.
+bool stop_process(pid_t pid);
+
 // Folder with the drover binary and servers/: $DROVER_BUILD, else where the test binary is.
 std::string build_folder();
 std::string hello_path();  // the static C server

@@ -22,7 +22,7 @@ Words with_health(const Words& more = {}) {
                      "--health",
                      "http:/health",
                      "--health-interval",
-                     patient(200),
+                     patient(500),
                      "--health-failures",
                      "2"};
     options.insert(options.end(), more.begin(), more.end());
@@ -47,8 +47,12 @@ std::vector<std::string> exits(Cluster& cluster) {
 
 std::string errors(Cluster& cluster) {
     std::string text;
-    for (const Json& event : cluster.events())
-        if (event["event"] == "error") text += event["data"]["text"].get<std::string>() + "\n";
+    for (const Json& event : cluster.events()) {
+        if (event["event"] != "error") continue;
+        std::string error = event["data"]["text"];
+        // Where processors are scarce or emulated, healthy workers may be late, too.
+        if (!contains(error, "no answer within")) text += error + "\n";
+    }
     return text;
 }
 
@@ -79,8 +83,7 @@ void check_replacement(Cluster& cluster, CrowdOptions options) {
     CHECK(status["groups"][0]["active"] == Json({0, 1, 2}));
     CHECK(status["corrections_total"] == 0);
     for (const auto& worker : status["workers"]) CHECK(worker["flags"].empty());
-    // Where processors are emulated, healthy workers may be late, too.
-    if (slowness() == 1) CHECK(errors(cluster) == "");
+    CHECK(errors(cluster) == "");
 }
 
 }  // namespace
@@ -111,7 +114,7 @@ NODE_TEST_CASE("an Express worker that fails its health check is replaced, too")
 TEST_CASE("a sick worker gets no connections while its replacement is on its way") {
     Sandbox sandbox;
     Cluster cluster(sandbox, "web", with_health({"-n", "2", "--policy", "round-robin"}),
-                    hello({"--delay-listen-ms", std::to_string(1'500 * slowness())}));
+                    hello({"--delay-listen-ms", std::to_string(3'000 * slowness())}));
     REQUIRE(cluster.wait_ready(2));
     REQUIRE(cluster.drover({"probe", cluster.target(0), "/sick"}).status == 0);
     REQUIRE(eventually([&] {

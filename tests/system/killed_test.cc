@@ -140,7 +140,7 @@ const std::vector<Deed>& deeds() {
              pid_t pid = scene.cluster->pid_of(0);
              if (pid <= 0) return;  // the master is dead already
              scene.stopped.push_back(pid);
-             ::kill(pid, SIGSTOP);
+             CHECK(stop_process(pid));
              for (int i = 0; i < 6; i++) {
                  scene.waiting.push_back(std::make_unique<Connection>("127.0.0.1", 8080));
                  CHECK(scene.waiting.back()->send_request("/", false));

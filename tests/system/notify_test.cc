@@ -261,7 +261,7 @@ TEST_CASE("a worker that hangs is replaced by the watchdog, and what waited for 
     REQUIRE(cluster.wait_ready(1));
     pid_t hung = cluster.pid_of(0);
     REQUIRE(hung > 0);
-    REQUIRE(::kill(hung, SIGSTOP) == 0);
+    REQUIRE(stop_process(hung));
     auto reply = get("127.0.0.1", 8080);
     CHECK(reply.ok());
     CHECK(pid_in(reply.body) != hung);

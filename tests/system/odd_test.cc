@@ -106,9 +106,7 @@ TEST_CASE("a worker whose listener goes on under another number is steered on") 
     CHECK(pair.serves_in_turns());
     // Also where it is to be looked for anew.
     pid_t pid = pair.cluster.pid_of(0);
-    ::kill(pid, SIGSTOP);
-    REQUIRE(
-        eventually([&] { return contains(read_file(fmt::format("/proc/{}/stat", pid)), ") T "); }));
+    REQUIRE(stop_process(pid));
     Waiting waiting(4);
     CHECK(eventually([&] { return !events_of(pair.cluster, "rescued").empty(); }));
     CHECK(waiting.answers() == std::map<int, int>{{1, 4}});
@@ -128,7 +126,7 @@ TEST_CASE("a worker with another listener in the place of its first is found whe
     for (int i = 0; i < 2; i++) CHECK(get("127.0.0.1", 8080, "/dup2").ok());
     REQUIRE(pair.serves_in_turns());
     pid_t hung = pair.cluster.pid_of(0);
-    REQUIRE(::kill(hung, SIGSTOP) == 0);
+    REQUIRE(stop_process(hung));
     // Half of them wait for it until its queue is moved.
     std::vector<std::unique_ptr<Connection>> waiting;
     for (int i = 0; i < 6; i++) {

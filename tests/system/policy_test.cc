@@ -62,7 +62,7 @@ Shares hold(Connections& held, int connections) {
 Shares answers_after_kill(
     Cluster& cluster, int connections, const std::function<void()>& before = [] {}) {
     pid_t victim = cluster.pid_of(3);
-    REQUIRE(::kill(victim, SIGSTOP) == 0);
+    REQUIRE(stop_process(victim));
     Connections waiting;
     for (int i = 0; i < connections; i++) {
         waiting.push_back(std::make_unique<Connection>("127.0.0.1", 8080, kDeadline, client(3)));

@@ -124,12 +124,12 @@ TEST_CASE("a worker that answers 503 for ever is a failed start that says so") {
     if (!command) return;
     Cluster cluster(sandbox, "web",
                     {"-n", "1", "--ready", "http:/health", "--cwd", sandbox.path("."),
-                     "--ready-timeout", patient(700), "--max-restarts", "1/60s"},
+                     "--ready-timeout", patient(3'000), "--max-restarts", "1/60s"},
                     *command);
     CHECK(cluster.master().wait() == 1);
     CHECK(contains(cluster.master().err(),
                    fmt::format("not ready within {} ms (not ready: GET /health: status 503)",
-                               700 * slowness())));
+                               3'000 * slowness())));
     CHECK(sandbox.leftovers() == "");
 }
 

@@ -44,15 +44,6 @@ std::vector<Json> events_named(Cluster& cluster, const std::string& name) {
     return found;
 }
 
-// Stops it, and waits until it stands still: a call of accept() that is under way may still
-// succeed.
-bool stop_process(pid_t pid) {
-    return ::kill(pid, SIGSTOP) == 0 && eventually([&] {
-               auto stat = read_file(fmt::format("/proc/{}/stat", pid));
-               return contains(stat, ") T ");
-           });
-}
-
 bool is_stalled(Cluster& cluster, int instance) {
     return cluster.worker(instance)["flags"] == Json({"stalled"});
 }

@@ -114,7 +114,7 @@ TEST_CASE("least-busy tells who works from who only has connections") {
     // One works at something: it was woken for a request, and does not come back to wait.
     int busy = instance_in(held[0]->get("/").body);
     pid_t working = cluster.pid_of(busy);
-    REQUIRE(::kill(working, SIGSTOP) == 0);
+    REQUIRE(stop_process(working));
     REQUIRE(held[0]->send_request("/", true));
     // All have as many connections.
     for (int i = 0; i < 15; i++) {
@@ -175,7 +175,7 @@ TEST_CASE("least-busy passes by a worker that stands still, though fewest connec
     // On a busy machine one may have been relieved before.
     auto moved = [&] { return cluster.status()["moved_total"].get<int>(); };
     int before = moved();
-    REQUIRE(::kill(hung, SIGSTOP) == 0);
+    REQUIRE(stop_process(hung));
     Connection waiting("127.0.0.1", 8080);
     REQUIRE(waiting.send_request("/", false));
     // It does not wait for long. The next one does: a worker is relieved once for what it does.
@@ -196,7 +196,7 @@ TEST_CASE("least-busy passes by a worker that stands still, though fewest connec
     kept.pop_back();
     REQUIRE(eventually([&] { return total_live(cluster) == live - 1; }));
     pid_t paused = cluster.pid_of(1);
-    REQUIRE(::kill(paused, SIGSTOP) == 0);
+    REQUIRE(stop_process(paused));
     Connection third("127.0.0.1", 8080);
     REQUIRE(third.send_request("/", false));
     REQUIRE(eventually([&] { return cluster.worker(1)["queued"] == 1; }));

@@ -172,7 +172,7 @@ TEST_CASE("top's rescue gives what waits for a worker to another") {
     pid_t first = cluster.pid_of(0), second = cluster.pid_of(1);
     Tmux terminal(sandbox, 80, 24, top());
     REQUIRE(terminal.shows("q quit"));
-    REQUIRE(::kill(first, SIGSTOP) == 0);
+    REQUIRE(stop_process(first));
     std::vector<std::unique_ptr<Connection>> waiting;
     for (int i = 0; i < 6; i++) {
         waiting.push_back(std::make_unique<Connection>("127.0.0.1", 8080));
