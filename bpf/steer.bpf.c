@@ -331,7 +331,7 @@ static __always_inline int deliver(struct sk_reuseport_md *ctx, struct bpf_sock 
         /* From a random place on: the neighbour would get all of the closed one's share. */
         place = scale_to(bpf_get_prandom_u32(), choice->count);
         for (int try = 0; try < FALLBACK_TRIES; try++) {
-            place = place + 1 < choice->count ? place + 1 : 0;
+            place = wrapped(place + 1, choice->count);
             slot = groups[group].sets[choice->half].slots[place & (DROVER_MAX_SLOTS - 1)];
             if (!select_slot(ctx, group, slot))
                 goto selected;
