@@ -247,7 +247,7 @@ TEST_CASE("the agent answers at an IPv6 address, and there alone") {
 TEST_CASE("a stop is announced before connections are refused") {
     Sandbox sandbox;
     Cluster cluster(sandbox, "web",
-                    {"-n", "2", "--agent", std::to_string(kAgent), "--stop-delay", "1500ms"},
+                    {"-n", "2", "--agent", std::to_string(kAgent), "--stop-delay", "3s"},
                     hello());
     REQUIRE(cluster.wait_ready(2));
     auto begin = Clock::now();
@@ -256,7 +256,7 @@ TEST_CASE("a stop is announced before connections are refused") {
     CHECK(cluster.status()["state"] == "stopping");
     while (Clock::now() - begin < milliseconds(1'000)) REQUIRE(get("127.0.0.1", 8080).ok());
     CHECK(cluster.master().wait() == 0);
-    CHECK(Clock::now() - begin >= milliseconds(1'500));
+    CHECK(Clock::now() - begin >= milliseconds(3'000));
     CHECK(sandbox.leftovers() == "");
 }
 

@@ -44,7 +44,7 @@ struct CrowdOptions {
     std::string path = "/";
     std::string long_path = "/wait?300";
     Words headers;  // further ones of each request: "Name: value"
-    milliseconds patience{15'000};
+    milliseconds patience{30'000};
 };
 
 // True when the tests may take long and much: DROVER_TEST_FULL is set.

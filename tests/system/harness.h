@@ -37,7 +37,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using Words = std::vector<std::string>;
 
-inline constexpr milliseconds kDeadline{15'000};
+inline constexpr milliseconds kDeadline{30'000};
 
 // How many times slower than an ordinary one this machine is: DROVER_TEST_PATIENCE, else 1. An
 // emulated one says so. All deadlines are multiplied by it, the clients' rates divided.

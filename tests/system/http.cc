@@ -212,7 +212,7 @@ void Load::work() {
         Clock::time_point deadline;
         bool sent = false;
     };
-    const milliseconds patience = slowness() * milliseconds(8'000);
+    const milliseconds patience = slowness() * kDeadline;
     std::unordered_map<int, Request> open;
     Fd epoll(::epoll_create1(EPOLL_CLOEXEC));
     auto target = parse(address_, port_);

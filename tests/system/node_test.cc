@@ -152,7 +152,7 @@ NODE_TEST_CASE("a worker that disconnects exits with 0 and is replaced at once")
     CHECK(disconnects[0]["worker"]["id"] == id);
     auto forks = events_of(cluster, "fork");
     REQUIRE(forks.size() == 2);
-    CHECK(between(exit, forks[1]) < slowness() * milliseconds(200));
+    CHECK(between(exit, forks[1]) < slowness() * milliseconds(1'000));
     CHECK(eventually(
         [&] { return contains(cluster.master().out(), "exit 0, exitedAfterDisconnect true\n"); }));
     CHECK(cluster.stop() == 0);

@@ -457,13 +457,13 @@ TEST_CASE("a release that never listens stops the reload") {
 }
 
 TEST_CASE("a release that listens on another port stops the reload") {
-    check_broken(joined({"--ready-timeout", "700ms", "--"}, hello({"--port", "8081"})),
-                 {"not ready within 700 ms", "listening on 0.0.0.0 port 8081"});
+    check_broken(joined({"--ready-timeout", "3s", "--"}, hello({"--port", "8081"})),
+                 {"not ready within 3000 ms", "listening on 0.0.0.0 port 8081"});
 }
 
 TEST_CASE("a release that listens and is never ready stops the reload") {
-    check_broken({"--ready", "message", "--ready-timeout", "700ms"},
-                 {"not ready within 700 ms", "listening on 0.0.0.0 port 8080"});
+    check_broken({"--ready", "message", "--ready-timeout", "3s"},
+                 {"not ready within 3000 ms", "listening on 0.0.0.0 port 8080"});
 }
 
 TEST_CASE("a release that crashes soon after it was ready stops the reload") {

@@ -187,7 +187,7 @@ TEST_CASE("with --stall-kill a worker that hangs is killed and replaced") {
     Sandbox sandbox;
     Cluster cluster(
         sandbox, "web",
-        {"-n", "2", "--policy", "round-robin", "--stall-after", "100ms", "--stall-kill", "200ms"},
+        {"-n", "2", "--policy", "round-robin", "--stall-after", "100ms", "--stall-kill", "1s"},
         hello());
     REQUIRE(cluster.wait_ready(2));
     pid_t stopped = cluster.pid_of(0);
@@ -236,7 +236,7 @@ TEST_CASE("drover rescue moves what waits, on demand, and says why where it cann
 
 TEST_CASE("a worker with idle connections is not called stalled") {
     Sandbox sandbox;
-    Cluster cluster(sandbox, "web", {"-n", "2", "--stall-after", "250ms"}, hello());
+    Cluster cluster(sandbox, "web", {"-n", "2", "--stall-after", "500ms"}, hello());
     REQUIRE(cluster.wait_ready(2));
     std::vector<std::unique_ptr<Connection>> idle;
     for (int i = 0; i < 10; i++) {
@@ -245,7 +245,7 @@ TEST_CASE("a worker with idle connections is not called stalled") {
     }
     // Time for many looks; what is awaited must not come.
     CHECK_FALSE(
-        eventually([&] { return !events_named(cluster, "stalled").empty(); }, milliseconds(1000)));
+        eventually([&] { return !events_named(cluster, "stalled").empty(); }, milliseconds(1'500)));
     CHECK(spread("127.0.0.1", 8080, 10)[-1] == 0);
     CHECK(cluster.stop() == 0);
     CHECK(sandbox.leftovers() == "");

@@ -153,17 +153,17 @@ TEST_CASE("weight: it stays with the instance when its worker is restarted or di
 
 TEST_CASE("slow-start: a new worker begins with little and comes to its full share") {
     Sandbox sandbox;
-    Cluster cluster(sandbox, "web", {"-n", "4", "--policy", "round-robin", "--slow-start", "2s"},
+    Cluster cluster(sandbox, "web", {"-n", "4", "--policy", "round-robin", "--slow-start", "4s"},
                     hello());
     REQUIRE(cluster.wait_ready(4));
     const Shares even = {{0, 10}, {1, 10}, {2, 10}, {3, 10}};
     // The first workers begin slowly too, all alike: only after that is a new one behind them.
     auto begin = Clock::now();
-    REQUIRE(eventually([&] { return Clock::now() - begin > milliseconds(2'200); }));
+    REQUIRE(eventually([&] { return Clock::now() - begin > milliseconds(4'200); }));
     CHECK(spread("127.0.0.1", 8080, 40) == even);
     REQUIRE(cluster.drover({"restart", cluster.target(2)}).status == 0);
     auto now = spread("127.0.0.1", 8080, 100);
-    // Of 25. It has a tenth of its weight at first, and half of it after a second.
+    // Of 25. It has a tenth of its weight at first, and half of it after two seconds.
     CHECK(now[2] > 0);
     CHECK(now[2] < 15);
     CHECK(now[0] + now[1] + now[3] == 100 - now[2]);
