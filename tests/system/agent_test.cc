@@ -247,8 +247,7 @@ TEST_CASE("the agent answers at an IPv6 address, and there alone") {
 TEST_CASE("a stop is announced before connections are refused") {
     Sandbox sandbox;
     Cluster cluster(sandbox, "web",
-                    {"-n", "2", "--agent", std::to_string(kAgent), "--stop-delay", "3s"},
-                    hello());
+                    {"-n", "2", "--agent", std::to_string(kAgent), "--stop-delay", "3s"}, hello());
     REQUIRE(cluster.wait_ready(2));
     auto begin = Clock::now();
     cluster.master().send(SIGTERM);
