@@ -456,7 +456,7 @@ std::vector<Point> points_of(const Deed& deed) {
     Scene scene;
     REQUIRE(scene.cluster.wait_ready(kWorkers));
     Child tracer = attach(scene, std::nullopt);
-    CHECK(deed.act(scene));
+    CHECK_MESSAGE(deed.act(scene), scene.errors);
     detach(tracer);
     auto points = without_loader(points_in(read_file(scene.sandbox.path("trace"))), false);
     if (scene.cluster.master().runs()) CHECK(scene.cluster.stop() == 0);

@@ -185,10 +185,14 @@ TEST_CASE("stall: as long as connections wait for a stalled worker they are move
     ReadyRig rig(2);
     rig.supervisor->on_stalled(1, 7);
     rig.supervisor->on_rescued(1, fail("not-frozen", "it could not be stopped"));
+    rig.supervisor->on_stalled(1, 7);
+    rig.supervisor->on_rescued(1, fail("bad-state", "it is being relieved already"));
     CHECK(rig.events_of(EventKind::error).empty());
     rig.supervisor->on_stalled(1, 7);
-    CHECK(rig.count("rescue 1") == 2);
+    CHECK(rig.count("rescue 1") == 3);
     CHECK(rig.events_of(EventKind::stalled).size() == 1);
+    rig.supervisor->on_rescued(1, fail("io", "no file can be opened"));
+    CHECK(rig.events_of(EventKind::error).size() == 1);
 }
 
 TEST_CASE(

@@ -3,8 +3,10 @@
 // The verbs against a running cluster: one request, one reply, and what is printed about it. A
 // reply comes when the thing is done, which may take as long as a drain; there is no timeout here.
 #include <fmt/format.h>
+#include <poll.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <thread>
@@ -23,6 +25,8 @@
 namespace drover::cli {
 
 namespace {
+
+constexpr std::chrono::minutes kLongestUpgrade{1};
 
 int complain(const Error& error) {
     std::fputs(fmt::format("drover: {}\n", error.text).c_str(), stderr);
@@ -235,9 +239,12 @@ int upgrade(Connection& connection, const Invocation& invocation, const Paths& p
     auto reply = ask(connection, invocation.cluster, make_request("upgrade", Json::object()));
     if (reply || reply.error().code != "closed")
         return complain(reply ? Error{"protocol", "the master has not changed", 0} : reply.error());
-    constexpr int kLooks = 200;
-    for (int look = 0; look < kLooks; look++) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    // As long as it begins, which on a slow machine takes a while.
+    auto master = connection.master();
+    auto end = std::chrono::steady_clock::now() + kLongestUpgrade;
+    while (std::chrono::steady_clock::now() < end) {
+        pollfd ended{.fd = master.get(), .events = POLLIN, .revents = 0};
+        if (::poll(&ended, 1, 50) > 0) break;
         auto again = Connection::open(paths.control_socket(invocation.cluster));
         if (!again) continue;
         auto after = ask(*again, invocation.cluster, make_request("status", Json::object()));

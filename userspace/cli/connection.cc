@@ -7,6 +7,7 @@
 
 #include <cerrno>
 
+#include "base/sys.h"
 #include "cli/terminal.h"
 
 namespace drover::cli {
@@ -25,6 +26,13 @@ Result<Connection> Connection::open(const std::string& socket_path) {
     if (::connect(connection.socket_.get(), generic, sizeof(address)) != 0)
         return fail_errno(errno, fmt::format("connect to {}", socket_path));
     return connection;
+}
+
+Fd Connection::master() const {
+    ucred peer{};
+    socklen_t size = sizeof(peer);
+    if (::getsockopt(fd(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.pid <= 0) return {};
+    return Fd(sys::pidfd_open(peer.pid));
 }
 
 Result<void> Connection::send(const Json& request) {

@@ -29,6 +29,9 @@ class Connection {
     std::optional<std::string> take_line();
     [[nodiscard]] int fd() const { return socket_.get(); }
 
+    // A pidfd of the master. Not open where it is gone, or not seen from here.
+    [[nodiscard]] Fd master() const;
+
   private:
     Result<bool> receive(int flags);
 

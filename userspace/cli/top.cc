@@ -9,7 +9,6 @@
 #include "cli/top.h"
 
 #include <fmt/format.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,7 +18,6 @@
 #include <utility>
 
 #include "base/event_loop.h"
-#include "base/sys.h"
 #include "cli/cli.h"
 #include "cli/clusters.h"
 #include "cli/connection.h"
@@ -84,11 +82,8 @@ class Top {
         closed_ticks_ = 0;
         status_id_ = 0;
         actions_.clear();
-        ucred peer{};
-        socklen_t size = sizeof(peer);
-        ::getsockopt(connection_->fd(), SOL_SOCKET, SO_PEERCRED, &peer, &size);
         master_exit_.reset();
-        master_.reset(peer.pid > 0 ? sys::pidfd_open(peer.pid) : -1);
+        master_ = connection_->master();
         replies_ = loop_.on_io(connection_->fd(), EPOLLIN, [this](uint32_t) { on_replies(); });
         ask_status();
     }

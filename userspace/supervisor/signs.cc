@@ -6,6 +6,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <set>
+#include <string>
 
 #include "supervisor/readiness.h"
 #include "supervisor/supervisor.h"
@@ -182,8 +184,10 @@ void Supervisor::on_rescued(WorkerId id, const Result<uint64_t>& moved) {
     worker->is_being_relieved = false;
     if (moved && *moved > 0) tell(EventKind::rescued, worker, RescuedData{*moved});
     auto waiting = std::exchange(worker->rescues, {});
-    // One that could not be stopped in time will be tried again when it still hangs.
-    if (waiting.empty() && !moved && moved.error().code != "not-frozen")
+    // Not when it could not be stopped in time, or is just being relieved for another reason, or
+    // the others have just gone: it will be tried again when it still hangs.
+    static const std::set<std::string> kTriedAgain = {"not-frozen", "bad-state"};
+    if (waiting.empty() && !moved && !kTriedAgain.contains(moved.error().code))
         on_trouble(id, {moved.error().code, moved.error().text});
     for (Done& done : waiting) done(moved ? Result<void>() : tl::unexpected(moved.error()));
     settle();
