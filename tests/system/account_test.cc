@@ -271,6 +271,29 @@ TEST_CASE(
     CHECK(sandbox.leftovers() == "");
 }
 
+TEST_CASE("what a worker has taken never falls, though connections queue while it is read") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web",
+                    {"-n", "2", "--policy", "round-robin", "--stall-after", "never"}, hello());
+    REQUIRE(cluster.wait_ready(2));
+    pid_t stopped = cluster.pid_of(0);
+    REQUIRE(stop_process(stopped));
+    Load load("127.0.0.1", kPort, 400);
+    uint64_t most = 0;
+    int falls = 0;
+    for (int look = 0; look < 100; look++) {
+        auto taken = cluster.worker(0)["accepted_total"].get<uint64_t>();
+        falls += taken < most ? 1 : 0;
+        most = std::max(most, taken);
+    }
+    CHECK(falls == 0);
+    REQUIRE(::kill(stopped, SIGCONT) == 0);
+    auto result = load.stop();
+    CHECK_MESSAGE(result.failed() == 0, result.text());
+    CHECK(cluster.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
 TEST_CASE("a connection whose client has said its last word counts until the worker closes it") {
     Sandbox sandbox;
     Cluster cluster(sandbox, "web", {"-n", "1"}, hello());

@@ -36,7 +36,8 @@ uint64_t Steering::accepted_total(uint32_t worker) const {
     auto found = members_.find(worker);
     if (found == members_.end()) return 0;
     drover_slot slot = slots_->read(found->second.slot);
-    return slot.established_total + slot.moved_in_total - slot.moved_out_total;
+    uint64_t came = slot.established_total + slot.moved_in_total - slot.moved_out_total;
+    return std::max(found->second.most_accepted, came);
 }
 
 uint64_t Steering::moved_from(uint32_t worker) const {
@@ -51,17 +52,28 @@ Steering::Queues Steering::read_queues() {
     return queued;
 }
 
-std::map<uint32_t, WorkerCounts> Steering::counts() const {
-    return counts(read_queues());
+Steering::Slots Steering::read_slots() const {
+    Slots slots;
+    for (const auto& [worker, member] : members_) slots[worker] = slots_->read(member.slot);
+    return slots;
 }
 
-std::map<uint32_t, WorkerCounts> Steering::counts(const Queues& queued) const {
+std::map<uint32_t, WorkerCounts> Steering::counts() const {
+    Slots slots = read_slots();
+    return counts(slots, read_queues());
+}
+
+std::map<uint32_t, WorkerCounts> Steering::counts(const Slots& slots, const Queues& queued) const {
     std::map<uint32_t, WorkerCounts> counts;
     for (const auto& [worker, member] : members_) {
         uint64_t waiting = 0;
         for (const auto& [cookie, listener] : member.listeners)
             if (auto found = queued.find(cookie); found != queued.end()) waiting += found->second;
-        counts[worker] = worker_counts(slots_->read(member.slot), waiting);
+        WorkerCounts& count = counts[worker] = worker_counts(slots.at(worker), waiting);
+        // Who comes or is moved between the two looks is seen by one of them alone. A total that
+        // fell for a moment would be taken for one that began anew, and all of it for new.
+        member.most_accepted = std::max(member.most_accepted, count.accepted_total);
+        count.accepted_total = member.most_accepted;
     }
     return counts;
 }
@@ -101,9 +113,10 @@ std::map<uint32_t, WorkerCounts> Steering::quick_counts() {
 }
 
 Snapshot Steering::snapshot() const {
+    Slots slots = read_slots();
     Queues queued = read_queues();
     Snapshot snapshot;
-    snapshot.workers = counts(queued);
+    snapshot.workers = counts(slots, queued);
     uint32_t indices = used_groups_.empty() ? 0 : *used_groups_.rbegin() + 1;
     auto reasons = programs_->decisions(indices);
     for (const auto& [index, group] : groups_) {

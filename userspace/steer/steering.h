@@ -233,6 +233,7 @@ class Steering {
         std::unique_ptr<Rescue> rescue;
         Watch watch;
         uint64_t relieved_in = 0;  // the progress_at in which its queue was last moved away
+        mutable uint64_t most_accepted = 0;  // that was told
         int64_t queued_since = 0;  // the first of the hurried looks that have all seen a queue; ns
         std::set<uint64_t> handshakes;  // that were under way at deactivate(), by cookie
     };
@@ -286,7 +287,11 @@ class Steering {
     void retire_idle_groups();
     using Queues = std::unordered_map<uint64_t, uint32_t>;  // by the listener's cookie
     [[nodiscard]] static Queues read_queues();
-    [[nodiscard]] std::map<uint32_t, WorkerCounts> counts(const Queues& queued) const;
+    using Slots = std::map<uint32_t, drover_slot>;  // by worker
+    [[nodiscard]] Slots read_slots() const;
+    // From slots that were read first: who is queued a moment later was not taken.
+    [[nodiscard]] std::map<uint32_t, WorkerCounts> counts(const Slots& slots,
+                                                          const Queues& queued) const;
     // The programs write down in the slots how many wait; false where they may not look.
     bool measure_queues();
     [[nodiscard]] bool can_measure_all() const;
