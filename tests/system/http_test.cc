@@ -430,7 +430,8 @@ TEST_CASE("the admin port is open through an upgrade, and opened anew after a ki
 
     first.master().send(SIGKILL);
     REQUIRE(first.master().wait() == 128 + SIGKILL);
-    CHECK(page("/healthz").error == "refused");
+    // A process that it was just forking has its descriptors until its exec.
+    CHECK(eventually([] { return page("/healthz").error == "refused"; }));
     Cluster second(sandbox, "web", kTwo, hello());
     REQUIRE(second.wait_ready(2));
     CHECK(page("/readyz").ok());
