@@ -163,6 +163,15 @@ static __always_inline void key_of(struct bpf_sock_ops *ctx, struct drover_group
     }
 }
 
+/* So that steer finds it at once. */
+static __always_inline void show_group(__u32 index, const struct drover_group_key *key)
+{
+    struct drover_group *group = &groups[index & (DROVER_MAX_GROUPS - 1)];
+
+    group->key = *key;
+    control.likely_groups[key->port & (DROVER_MAX_GROUPS - 1)] = index;
+}
+
 /* Finds the group of the key, or makes it. Returns its index, or -1 where there is no room. */
 static __always_inline int group_of(const struct drover_group_key *key)
 {
@@ -173,8 +182,10 @@ static __always_inline int group_of(const struct drover_group_key *key)
         return *known & (DROVER_MAX_GROUPS - 1);
     if (bpf_map_pop_elem(&free_groups, &index))
         return -1;
-    if (!bpf_map_update_elem(&group_index, key, &index, BPF_NOEXIST))
+    if (!bpf_map_update_elem(&group_index, key, &index, BPF_NOEXIST)) {
+        show_group(index, key);
         return index & (DROVER_MAX_GROUPS - 1);
+    }
     /* Another worker's listen() made it between the look-up and here. */
     bpf_map_push_elem(&free_groups, &index, BPF_ANY);
     known = bpf_map_lookup_elem(&group_index, key);

@@ -21,9 +21,11 @@ extern const volatile struct drover_config config SEC(".rodata");
 
 /* Run-time state. */
 
-/* Written by the master, read by steer, which sets `watched`. */
+/* Written by the master, read by steer, which sets `watched` and `hurried`; `likely_groups` also by
+ * adopt. */
 extern struct drover_control control SEC(".data.control");
-/* Per group: active sets by the master, read by steer; the turn counter by steer. */
+/* Per group: active sets by the master, read by steer; the turn counter by steer; the key by who makes
+ * the group. */
 extern struct drover_group groups[DROVER_MAX_GROUPS] SEC(".data.groups");
 /* Per slot: the owner by the master; the counts by account and steer. */
 extern struct drover_slot slots[DROVER_MAX_SLOTS] SEC(".data.slots");
@@ -37,7 +39,7 @@ extern struct drover_look looks[DROVER_MAX_SLOTS] SEC(".data.looks");
 extern struct drover_totals totals SEC(".data.totals");
 
 /* group key → group index. Entered by adopt (or the master, for --port ADDR:PORT), removed by the
- * master when the last listener is gone; read by steer for every SYN. */
+ * master when the last listener is gone; read by steer where the likely group is not the one. */
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, DROVER_MAX_GROUPS);

@@ -136,7 +136,7 @@ static __always_inline __u64 least_busy_more(const struct policy_view *view, __u
 
 static __always_inline __u32 policy_least_busy(const struct policy_view *view)
 {
-    return least_of(view, LEAST_BUSY_EXACT, least_busy_score, least_busy_more);
+    return least_of(view, LEAST_BUSY_EXACT, BUSY_CONNECTION, least_busy_score, least_busy_more);
 }
 
 #endif

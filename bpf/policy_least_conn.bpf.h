@@ -9,15 +9,16 @@
 #include "policy_view.bpf.h"
 
 #define LEAST_CONN_EXACT 32
+#define LEAST_CONN_IDLE 1 /* the score of one without connections */
 
 static __always_inline __u64 least_conn_score(const struct policy_view *view, __u32 slot)
 {
-    return live_of(view, slot) + 1;
+    return live_of(view, slot) + LEAST_CONN_IDLE;
 }
 
 static __always_inline __u32 policy_least_conn(const struct policy_view *view)
 {
-    return least_of(view, LEAST_CONN_EXACT, least_conn_score, no_more);
+    return least_of(view, LEAST_CONN_EXACT, LEAST_CONN_IDLE, least_conn_score, no_more);
 }
 
 #endif

@@ -93,7 +93,8 @@ static __always_inline __u64 weight_of(const struct policy_view *view, __u32 slo
  * Both begin at a place that differs from call to call, so that equals share: several SYNs may be
  * decided before the first of their handshakes is done and counted.
  *
- * Scores are below 2^48 and not 0, so that of two idle workers the heavier is taken. */
+ * Scores are below 2^48 and not 0, so that of two idle workers the heavier is taken. None is below
+ * `lowest`: where all weigh the same, nobody is looked at after who has that. */
 #define LEAST_OF_SAMPLES 4
 
 typedef __u64 (*policy_score)(const struct policy_view *view, __u32 slot);
@@ -128,7 +129,14 @@ static __always_inline void compare(const struct policy_view *view, __u32 slot, 
 
 #define LEAST_OF_NONE {0, 1ull << 48, 1} /* worse than any */
 
-static __always_inline __u32 least_of_all(const struct policy_view *view, __u32 exact,
+/* Whether nobody can be better. As many turns as candidates: they weigh the same. */
+static __always_inline int is_unbeaten(const struct policy_view *view, const struct least *least,
+                                       __u64 lowest)
+{
+    return least->score == lowest && view->turns == view->count;
+}
+
+static __always_inline __u32 least_of_all(const struct policy_view *view, __u32 exact, __u64 lowest,
                                           policy_score score, policy_score more)
 {
     __u32 start = scale_to(view->random, view->count);
@@ -138,29 +146,33 @@ static __always_inline __u32 least_of_all(const struct policy_view *view, __u32 
         if (i >= view->count)
             break;
         compare(view, candidate(view, wrapped(start + i, view->count)), score, more, &least);
+        if (is_unbeaten(view, &least, lowest))
+            break;
     }
     return least.slot;
 }
 
-static __always_inline __u32 least_of_some(const struct policy_view *view, policy_score score,
-                                           policy_score more)
+static __always_inline __u32 least_of_some(const struct policy_view *view, __u64 lowest,
+                                           policy_score score, policy_score more)
 {
     __u32 random = view->random;
     struct least least = LEAST_OF_NONE;
 
     for (__u32 i = 0; i < LEAST_OF_SAMPLES; i++) {
         compare(view, candidate(view, scale_to(random, view->count)), score, more, &least);
+        if (is_unbeaten(view, &least, lowest))
+            break;
         random = random * 1664525u + 1013904223u; /* the next value of a linear congruence */
     }
     return least.slot;
 }
 
-static __always_inline __u32 least_of(const struct policy_view *view, __u32 exact,
+static __always_inline __u32 least_of(const struct policy_view *view, __u32 exact, __u64 lowest,
                                       policy_score score, policy_score more)
 {
     if (view->count <= exact)
-        return least_of_all(view, exact, score, more);
-    return least_of_some(view, score, more);
+        return least_of_all(view, exact, lowest, score, more);
+    return least_of_some(view, lowest, score, more);
 }
 
 #endif

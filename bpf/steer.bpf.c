@@ -50,12 +50,21 @@ static __always_inline void count_decision(__u32 group, __u32 reason)
         *count += 1;
 }
 
-/* The group that this run is about. Returns 0, or -1 where the group is none of the cluster's. */
+static __always_inline int is_same_key(const struct drover_group_key *one,
+                                       const struct drover_group_key *other)
+{
+    return one->port == other->port && one->family == other->family &&
+           one->addr[0] == other->addr[0] && one->addr[1] == other->addr[1] &&
+           one->addr[2] == other->addr[2] && one->addr[3] == other->addr[3];
+}
+
+/* The group that this run is about: the likely one by a look at what is read anyway, or the one in the
+ * map. Returns 0, or -1 where the group is none of the cluster's. */
 static __always_inline int find_group(struct sk_reuseport_md *ctx, __u32 *group)
 {
     struct drover_group_key key = {};
     struct bpf_sock *sk = ctx->sk;
-    __u32 *index;
+    __u32 likely, *index;
 
     key.family = sk->family;
     key.port = sk->src_port;
@@ -66,6 +75,11 @@ static __always_inline int find_group(struct sk_reuseport_md *ctx, __u32 *group)
         key.addr[1] = sk->src_ip6[1];
         key.addr[2] = sk->src_ip6[2];
         key.addr[3] = sk->src_ip6[3];
+    }
+    likely = control.likely_groups[key.port & (DROVER_MAX_GROUPS - 1)] & (DROVER_MAX_GROUPS - 1);
+    if (is_same_key(&groups[likely].key, &key)) {
+        *group = likely;
+        return 0;
     }
     index = bpf_map_lookup_elem(&group_index, &key);
     if (!index)

@@ -125,7 +125,8 @@ struct drover_listener_row {
 
 struct drover_group {
     __u32 current; /* version of the set that counts; written by the master alone */
-    __u32 reserved[15];
+    struct drover_group_key key; /* whose group it is; family 0: nobody's, or it is not said here */
+    __u32 reserved[10];
     __u64 turn; /* round-robin's counter, on a cache line of its own */
     __u64 reserved2[7];
     struct drover_active_set sets[2];
@@ -182,7 +183,9 @@ struct drover_control {
     __u32 watched; /* 1: the master watches the queues; set by steer with DROVER_EVENT_QUEUED,
                       cleared by the master when there is nothing to be seen any more */
     __u32 hurried; /* the same for DROVER_EVENT_BUSY */
-    __u32 reserved[10];
+    __u8 likely_groups[DROVER_MAX_GROUPS]; /* by port modulo DROVER_MAX_GROUPS: the group to look at
+                                              first, by its key; written by who makes a group */
+    __u32 reserved[2];
 };
 
 /* Both ends of a connection as its packets name them: addresses in network order, an IPv4 one in

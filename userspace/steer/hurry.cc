@@ -28,7 +28,8 @@
 // (p99 12 instead of 8 ms at 600/s): hence kLeastLong.
 //
 // A worker with idle keep-alive connections looks like a busy one at the SYN. Where a hurry turns
-// out to be for nothing, the next one may come a little later, up to kLongestPause.
+// out to be for nothing, the next one may come a little later, up to kLongestPause, and is over after
+// one look.
 #include <algorithm>
 #include <ctime>
 #include <limits>
@@ -76,7 +77,7 @@ void Steering::look_hurriedly() {
     bool waits = relieve_one();
     hurried_looks_ = waits ? 0 : hurried_looks_ + 1;
     on_hurry_.reset();
-    if (hurried_looks_ < kCalmLooks) {
+    if (hurried_looks_ < (hurry_pause_.count() == 0 ? kCalmLooks : 1)) {
         // Before the next move may be, there is nothing to be looked for.
         auto rested = relieved_at_ + kRestBeforeLong * move_took_;
         auto until = std::chrono::ceil<milliseconds>(rested - steady_clock::now());

@@ -343,10 +343,13 @@ Result<uint32_t> Programs::make_group(const Endpoint& endpoint) {
     int map = bpf_map__fd(impl_->skeleton->maps.group_index);
     if (bpf_map_update_elem(map, &endpoint.key, &index, BPF_NOEXIST) != 0)
         return fail_errno(errno, fmt::format("enter the group of {}", endpoint.text()));
+    groups()[index].key = endpoint.key;
+    control().likely_groups[endpoint.key.port % DROVER_MAX_GROUPS] = static_cast<uint8_t>(index);
     return index;
 }
 
 void Programs::drop_group(const Endpoint& endpoint, uint32_t index) {
+    groups()[index].key.family = 0;
     int map = bpf_map__fd(impl_->skeleton->maps.group_index);
     if (bpf_map_delete_elem(map, &endpoint.key) != 0) return;
     bpf_map_update_elem(bpf_map__fd(impl_->skeleton->maps.free_groups), nullptr, &index, 0);
