@@ -154,7 +154,7 @@ class Web {
                          "--agent",
                          fmt::format("0.0.0.0:{}", kAgent),
                          "--stop-delay",
-                         "2s",
+                         patient(2'000),
                          "--"};
         for (const auto& word : hello({"--log", log_})) command.push_back(word);
         master_ = sandbox.start(
