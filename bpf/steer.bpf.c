@@ -60,14 +60,21 @@ static __always_inline int is_same_key(const struct drover_group_key *one,
 
 /* The group that this run is about: the likely one by a look at what is read anyway, or the one in the
  * map. Returns 0, or -1 where the group is none of the cluster's. */
-static __always_inline int find_group(struct sk_reuseport_md *ctx, __u32 *group)
+static __always_inline int find_group(struct sk_reuseport_md *ctx, struct bpf_sock *migrating,
+                                      __u32 *group)
 {
     struct drover_group_key key = {};
     struct bpf_sock *sk = ctx->sk;
-    __u32 likely, *index;
+    __u32 port = sk->src_port, likely, *index;
 
+    /* A closed listener has its address still, but no port: a handshake that it began has it. The
+     * empty asm, or clang would choose the pointer to load from, which the verifier does not allow
+     * ("same insn cannot be used with different pointers"). */
+    asm volatile("" : "+r"(port));
+    if (migrating)
+        port = migrating->src_port;
     key.family = sk->family;
-    key.port = sk->src_port;
+    key.port = port;
     if (key.family == DROVER_AF_INET) {
         key.addr[0] = sk->src_ip4;
     } else {
@@ -382,7 +389,7 @@ int steer(struct sk_reuseport_md *ctx)
     /* Loaded once: clang would load it again after the null check, and the verifier does not
      * carry the check over ("R1 type=sock_or_null expected=sock"). */
     asm volatile("" : "+r"(migrating));
-    if (find_group(ctx, &group))
+    if (find_group(ctx, migrating, &group))
         return SK_DROP; /* attached to a group that the cluster gave up: nobody listens there */
     if (!migrating && !find_pin(ctx, &slot))
         return deliver_pinned(ctx, group, slot);

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "counters.h"
+#include "half_open.h"
 #include "harness.h"
 #include "http.h"
 
@@ -86,6 +87,21 @@ TEST_CASE("connections in the queue of the only worker are answered by its repla
     CHECK(wait_replaced(cluster, 0, victim));
     CHECK(eventually([&] { return cluster.worker(0)["live"] == 0; }));
     CHECK(cluster.status()["corrections_total"] == 0);
+    CHECK(cluster.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+TEST_CASE("handshakes half done with a killed worker are ended by another") {
+    Sandbox sandbox;
+    Cluster cluster(sandbox, "web", {"-n", "2", "--policy", "round-robin"}, hello());
+    REQUIRE(cluster.wait_ready(2));
+    pid_t victim = cluster.pid_of(0);
+    REQUIRE(hold_handshakes(victim) == 1);
+    auto connections = ask(20);
+    CHECK(half_open_handshakes() == 10);
+    REQUIRE(::kill(victim, SIGKILL) == 0);
+    CHECK(answers(connections).count(-1) == 0);
+    CHECK(half_open_handshakes() == 0);
     CHECK(cluster.stop() == 0);
     CHECK(sandbox.leftovers() == "");
 }

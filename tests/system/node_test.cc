@@ -7,6 +7,7 @@
 
 #include <set>
 
+#include "half_open.h"
 #include "harness.h"
 #include "http.h"
 #include "messages.h"
@@ -200,6 +201,28 @@ NODE_TEST_CASE("a restart of Node workers under load loses no connection") {
     INFO(result.text());
     CHECK(result.failed() == 0);
     for (pid_t pid : pids_of(cluster)) CHECK(before.count(pid) == 0);
+    CHECK(cluster.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
+}
+
+// Told to disconnect, Node closes its listener at once.
+NODE_TEST_CASE("handshakes half done at a restart of Node workers are ended by others") {
+    auto command = express_program<Node>("hello.js");
+    if (!command) return;
+    Sandbox sandbox;
+    auto cluster = run_express(sandbox, {"-n", "2", "--policy", "round-robin"}, *command);
+    REQUIRE(cluster.wait_ready(2));
+    auto before = pids_of(cluster);
+    for (pid_t pid : before) REQUIRE(hold_handshakes(pid) == 1);
+    std::vector<Connection> clients;
+    for (int i = 0; i < 20; i++) {
+        clients.emplace_back("127.0.0.1", 8080);
+        REQUIRE(clients.back().send_request("/", false));
+    }
+    CHECK(half_open_handshakes() == 20);
+    CHECK(cluster.drover({"restart", "web"}, milliseconds(30'000)).status == 0);
+    for (Connection& client : clients) CHECK(before.count(pid_in(client.receive().body)) == 0);
+    CHECK(half_open_handshakes() == 0);
     CHECK(cluster.stop() == 0);
     CHECK(sandbox.leftovers() == "");
 }
