@@ -94,7 +94,7 @@ static __always_inline __u64 weight_of(const struct policy_view *view, __u32 slo
  * decided before the first of their handshakes is done and counted.
  *
  * Scores are below 2^48 and not 0, so that of two idle workers the heavier is taken. None is below
- * `lowest`: where all weigh the same, nobody is looked at after who has that. */
+ * `lowest`: where all are looked at and weigh the same, nobody is after who has that. */
 #define LEAST_OF_SAMPLES 4
 
 typedef __u64 (*policy_score)(const struct policy_view *view, __u32 slot);
@@ -152,16 +152,14 @@ static __always_inline __u32 least_of_all(const struct policy_view *view, __u32 
     return least.slot;
 }
 
-static __always_inline __u32 least_of_some(const struct policy_view *view, __u64 lowest,
-                                           policy_score score, policy_score more)
+static __always_inline __u32 least_of_some(const struct policy_view *view, policy_score score,
+                                           policy_score more)
 {
     __u32 random = view->random;
     struct least least = LEAST_OF_NONE;
 
     for (__u32 i = 0; i < LEAST_OF_SAMPLES; i++) {
         compare(view, candidate(view, scale_to(random, view->count)), score, more, &least);
-        if (is_unbeaten(view, &least, lowest))
-            break;
         random = random * 1664525u + 1013904223u; /* the next value of a linear congruence */
     }
     return least.slot;
@@ -172,7 +170,7 @@ static __always_inline __u32 least_of(const struct policy_view *view, __u32 exac
 {
     if (view->count <= exact)
         return least_of_all(view, exact, lowest, score, more);
-    return least_of_some(view, lowest, score, more);
+    return least_of_some(view, score, more);
 }
 
 #endif
