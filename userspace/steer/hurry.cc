@@ -28,8 +28,8 @@
 // (p99 12 instead of 8 ms at 600/s): hence kLeastLong.
 //
 // A worker with idle keep-alive connections looks like a busy one at the SYN. Where a hurry turns
-// out to be for nothing, the next one may come a little later, up to kLongestPause, and is over after
-// one look.
+// out to be for nothing, the next one may come a little later, up to kLongestPause, and is over
+// after one look.
 #include <algorithm>
 #include <ctime>
 #include <limits>
