@@ -12,6 +12,7 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <filesystem>
 #include <string>
 
@@ -20,6 +21,9 @@
 namespace drover::steer {
 
 namespace {
+
+using std::chrono::nanoseconds;
+using std::chrono::steady_clock;  // in nanoseconds
 
 // What the child reports: the socket's number in the file table that it shares with us, or errno.
 struct Report {
@@ -80,15 +84,20 @@ Result<Fd> make_socket(const SocketRequest& request) {
 // connection, where to put what waited. listen() puts it back, by way of the listen callback.
 //
 // A child does both, with all our descriptors (vfork: it costs little, and we wait). If it were us,
-// and we were killed in between, the worker would not listen any more and never know.
-Result<void> move_queue(int listener, int backlog) {
+// and we were killed in between, the worker would not listen any more and never know. Its memory is
+// ours: the two times are left there.
+Result<nanoseconds> move_queue(int listener, int backlog) {
     constexpr int kInListen = 0x80;  // beside errno
+    volatile int64_t began = 0, ended = 0;
     // NOLINTBEGIN(clang-analyzer-security.insecureAPI.vfork, clang-analyzer-unix.Vfork): two system
-    // calls that touch no memory of the parent's but errno, which it does not read.
+    // calls that touch no memory of the parent's but the two times, and errno, which it does not
+    // read.
     pid_t child = ::vfork();
     if (child == 0) {
         if (::shutdown(listener, SHUT_RD) != 0) ::_exit(errno);
+        began = steady_clock::now().time_since_epoch().count();
         if (::listen(listener, backlog) != 0) ::_exit(errno | kInListen);
+        ended = steady_clock::now().time_since_epoch().count();
         ::_exit(0);
     }
     // NOLINTEND(clang-analyzer-security.insecureAPI.vfork, clang-analyzer-unix.Vfork)
@@ -97,7 +106,7 @@ Result<void> move_queue(int listener, int backlog) {
     while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
     }
     int code = WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
-    if (code == 0) return {};
+    if (code == 0) return nanoseconds(ended - began);
     return fail_errno(code & ~kInListen,
                       code & kInListen ? "move a queue (listen)" : "move a queue (shutdown)");
 }

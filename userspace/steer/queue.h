@@ -6,6 +6,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstdint>
 
 #include "base/cgroup.h"
@@ -33,8 +34,9 @@ Result<Fd> make_socket(const SocketRequest& request);
 
 // Moves every connection that waits in the listener's queue to the listeners that the steering
 // program picks, and leaves the socket listening with an empty queue. The caller has taken it out
-// of the active set before. The listener's own process must not call accept() meanwhile.
-Result<void> move_queue(int listener, int backlog);
+// of the active set before. The listener's own process must not call accept() meanwhile. Returns
+// how long listen() took: the kernel has the port locked then, and no connection to it can begin.
+Result<std::chrono::nanoseconds> move_queue(int listener, int backlog);
 
 uint64_t socket_cookie(int socket);  // 0 where it is no socket
 

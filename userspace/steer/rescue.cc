@@ -100,6 +100,7 @@ Result<Fd> Steering::borrow_listener(Member& member, uint64_t cookie) {
 // Everything of the worker stands still.
 void Steering::move_worker_queue(uint32_t worker) {
     auto begin = steady_clock::now();
+    MovePrice price;
     Member& member = members_.at(worker);
     uint64_t before = slots_->read(member.slot).moved_out_total;
     Result<void> moved;
@@ -112,12 +113,16 @@ void Steering::move_worker_queue(uint32_t worker) {
         auto queue = queue_length(socket->get());
         if (queue.waiting == 0) continue;
         relistened_.insert(cookie);
-        if (auto one = move_queue(socket->get(), queue.backlog); !one) moved = one;
+        if (auto locked = move_queue(socket->get(), queue.backlog); locked)
+            price.locked += *locked;
+        else
+            moved = tl::unexpected(locked.error());
     }
     // That the listeners closed and listened again is nobody's business.
     serve_events();
     relistened_.clear();
-    move_took_ = steady_clock::now() - begin;
+    price.took = steady_clock::now() - begin;
+    last_move_ = price;
     if (!moved) return finish_rescue(worker, tl::unexpected(moved.error()));
     finish_rescue(worker, slots_->read(member.slot).moved_out_total - before);
 }

@@ -26,6 +26,7 @@
 #include "base/result.h"
 #include "steer/diag.h"
 #include "steer/endpoint.h"
+#include "steer/hurry.h"
 #include "steer/pinned.h"
 #include "steer/ports.h"
 #include "steer/programs.h"
@@ -332,7 +333,7 @@ class Steering {
     int hurried_looks_ = 0;                     // without any queue, one after the other
     std::chrono::milliseconds hurry_pause_{0};  // after a hurry that was for nothing
     bool hurry_helped_ = false;
-    std::chrono::steady_clock::duration move_took_{0};     // the last move of a worker's queue
+    MovePrice last_move_;                                  // of a worker's queue
     std::chrono::steady_clock::time_point relieved_at_{};  // the last one in a hurry
     bool refusing_ = false;
     EventLoop::Source on_events_;
