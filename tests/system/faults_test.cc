@@ -385,6 +385,9 @@ const std::vector<Deed>& deeds() {
          [](Scene& scene) {
              bool up = scene.tell({"scale", "web", "4"});
              return scene.tell({"scale", "web", "2"}) && up;
+         },
+         [](Scene& scene) {
+             (void)scene.cluster.drover({"scale", "web", "2"});
          }},
         {"restart",
          [](Scene& scene) {
@@ -410,8 +413,12 @@ const std::vector<Deed>& deeds() {
              return scene.tell({"reload", "web", "--canary", "1"}) &&
                     scene.tell({"rollback", "web"});
          },
+         // Where just its answer was lost, the reload goes on: it is rolled back when it is done.
          [](Scene& scene) {
-             (void)scene.cluster.drover({"rollback", "web"});
+             (void)eventually([&] {
+                 auto outcome = scene.cluster.drover({"rollback", "web"});
+                 return !contains(outcome.err, "are being replaced");
+             });
          }},
         {"upgrade",
          [](Scene& scene) {
