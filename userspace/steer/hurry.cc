@@ -24,7 +24,7 @@
 //     as soon as another worker comes to it sooner than it stood still   as the first; the median
 //                                                                        grew from 4 to 30 ms
 //
-// Where a move takes 3 to 8 ms, as after a minute of such load (50,000 in TIME_WAIT):
+// Where a move takes 3 to 8 ms, as after half a minute of such load (50,000 in TIME_WAIT):
 //
 //     none at all                                 p99 146 ms, median 4.6 ms
 //     after 12 paces, for a twelfth               p99 139 ms, median 9.2 ms; all connections began
