@@ -214,19 +214,42 @@ def arguments_of_one():
     return json.loads(sys.argv[2]) if sys.argv[1:2] == ["--one"] else None
 
 
+class Apart:
+    """This script, called as `--one ARGUMENTS`. It prints lines of JSON, by itself or for each line that
+    it reads, and ends when there is no more of them."""
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+        self.process = subprocess.Popen(
+            ["unshare", "--net", "--", sys.executable, sys.argv[0], "--one", json.dumps(arguments)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, failure, *_):
+        if failure:  # as where the user has had enough: the run is to end its servers
+            self.process.terminate()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        if self.process.wait() != 0 and not failure:
+            die(f"the run {self.arguments} failed")
+
+    def ask(self, line):
+        with contextlib.suppress(BrokenPipeError):  # no answer comes then
+            print(line, file=self.process.stdin, flush=True)
+        return self.answer()
+
+    def answer(self):
+        line = self.process.stdout.readline()
+        if not line:  # it has said why
+            die(f"the run {self.arguments} failed")
+        return json.loads(line)
+
+
 def run_apart(*arguments):
-    """Calls this script as `--one ARGUMENTS`; what it prints is a line of JSON, which is returned."""
-    run = subprocess.Popen(["unshare", "--net", "--", sys.executable, sys.argv[0], "--one",
-                            json.dumps(arguments)], stdout=subprocess.PIPE, text=True)
-    try:
-        out, _ = run.communicate()
-    except BaseException:  # the user has had enough: the run is to end its servers
-        run.terminate()
-        run.wait()
-        raise
-    if run.returncode != 0:
-        die(f"the run {arguments} failed")
-    return json.loads(out)
+    with Apart(*arguments) as run:
+        return run.answer()
 
 
 def need_root_and(*files):
