@@ -8,15 +8,16 @@
  * A connection that waits in the accept queue counts: it is load that the worker has still to do. One
  * by TCP Fast Open does so from its SYN on, because its request may be served from then on.
  *
- * Whether it is counted stands in its own tag. Its state does not tell: a handshake that fails ends
- * in the state in which a fast-open connection may end.
+ * Whether it is counted stands in the callbacks that it asks for, see COUNTED. Its state does not tell:
+ * a handshake that fails ends in the state in which a fast-open connection may end.
  *
- * Each connection carries its listener's tag (socket storage, cloned); one that was moved while it
- * waited counts for the tag in `moved` instead.
+ * Each connection counts for its listener's worker (tags.bpf.h); one that was moved while it waited, for
+ * the tag in `moved` instead.
  */
 #include "maps.bpf.h"
 
 #include "adopt.bpf.h"
+#include "tags.bpf.h"
 
 /* States of a socket, as the kernel numbers them. */
 enum {
@@ -26,20 +27,25 @@ enum {
     STATE_LISTEN = 10,
 };
 
+/* That its changes of state are called back a connection has from its listener, where that has a tag.
+ * With the other one it is marked: time-outs are rare, and nothing is done about them. */
+#define IS_TAGGED BPF_SOCK_OPS_STATE_CB_FLAG
+#define IS_COUNTED BPF_SOCK_OPS_RTO_CB_FLAG
+
 #define MOST_PACE (1u << 24) /* 17 s */
 
-/* Adds to the counts of the tag's slot, unless the slot has another owner by now: a late end of a
- * connection of the former owner is not the present one's. */
-static __always_inline void count_begin(struct drover_tag *tag)
+/* Adds to the counts of the tag's slot, and returns 1. Or 0 where the slot has another owner by now: a
+ * late end of a connection of the former owner is not the present one's. */
+static __always_inline int count_begin(const struct drover_tag *tag)
 {
     struct drover_slot *slot = &slots[tag->slot & (DROVER_MAX_SLOTS - 1)];
 
     if (slot->worker != tag->worker)
-        return;
+        return 0;
     if (__sync_fetch_and_add(&slot->live, 1) <= 0)
         slot->progress_at = bpf_ktime_get_ns();
     __sync_fetch_and_add(&slot->established_total, 1);
-    tag->counted = 1;
+    return 1;
 }
 
 /* The worker has finished a connection. Its pace is followed in small steps up and down: about the
@@ -75,15 +81,15 @@ static __always_inline void connection_begins(struct bpf_sock_ops *ctx)
     struct bpf_sock *sk = ctx->sk;
     struct drover_tag *tag;
 
-    if (!sk)
-        return;
-    tag = bpf_sk_storage_get(&tags, sk, 0, 0);
-    if (!tag)
+    if (!sk || !(ctx->bpf_sock_ops_cb_flags & IS_TAGGED))
         return; /* a connection to a port that is not shared */
-    count_begin(tag);
+    tag = tag_of_connection(sk);
+    if (!tag)
+        return;
+    if (count_begin(tag))
+        bpf_sock_ops_cb_flags_set(ctx, IS_TAGGED | IS_COUNTED);
     if (tag->slot == DROVER_KEEPER_SLOT)
         tell_parked(ctx);
-    /* That its end is called back it has from its listener, like the tag. */
 }
 
 static __always_inline void connection_ends(struct bpf_sock_ops *ctx)
@@ -92,12 +98,8 @@ static __always_inline void connection_ends(struct bpf_sock_ops *ctx)
     struct bpf_sock *sk = ctx->sk;
     __u64 cookie;
 
-    if (!sk)
+    if (!sk || !(ctx->bpf_sock_ops_cb_flags & IS_COUNTED))
         return;
-    tag = bpf_sk_storage_get(&tags, sk, 0, 0);
-    if (!tag || !tag->counted)
-        return;
-    tag->counted = 0;
     /* The further steps of its end are no news: each call would cost about 80 ns. */
     bpf_sock_ops_cb_flags_set(ctx, 0);
     if (totals.moves_total) {
@@ -109,7 +111,9 @@ static __always_inline void connection_ends(struct bpf_sock_ops *ctx)
             return;
         }
     }
-    count_end(tag);
+    tag = tag_of_connection(sk);
+    if (tag)
+        count_end(tag);
 }
 
 SEC("sockops")

@@ -17,6 +17,7 @@
 #include <bpf/bpf_endian.h>
 
 #include "adopt.bpf.h"
+#include "tags.bpf.h"
 
 #define SOL_SOCKET 1
 #define SOCK_STREAM 1
@@ -79,7 +80,7 @@ static __always_inline int share_port(struct bpf_sock_addr *ctx, const struct dr
     tag = current_tag();
     if (!tag)
         return ALLOW;
-    if (!bpf_sk_storage_get(&tags, ctx->sk, tag, BPF_SK_STORAGE_GET_F_CREATE))
+    if (tag_socket(ctx->sk, tag))
         return ALLOW; /* out of memory: the worker binds as if it were alone */
     bpf_setsockopt(ctx, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
     if (!flags || !(*flags & DROVER_PORT_OWNED)) {
@@ -122,6 +123,8 @@ int guard_setsockopt(struct bpf_sockopt *ctx)
     struct drover_event *event;
     struct drover_tag *tag;
 
+    /* The kernel is to take the worker's own value, not a copy of ours that it would allocate. */
+    ctx->optlen = 0;
     if (ctx->level != SOL_SOCKET)
         return ALLOW;
     switch (ctx->optname) {
@@ -235,7 +238,7 @@ __noinline int adopt_listener(struct bpf_sock_ops *ctx)
 
     if (!sk)
         return 0;
-    tag = bpf_sk_storage_get(&tags, sk, 0, 0);
+    tag = tag_of_listener(sk);
     if (!tag)
         return 0; /* a port that is not shared */
     key_of(ctx, &key);
@@ -290,7 +293,7 @@ __noinline int forget_listener(struct bpf_sock_ops *ctx)
 
     if (!sk)
         return 0;
-    tag = bpf_sk_storage_get(&tags, sk, 0, 0);
+    tag = tag_of_listener(sk);
     if (!tag)
         return 0;
     key_of(ctx, &key);

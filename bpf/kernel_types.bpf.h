@@ -46,9 +46,22 @@ struct socket_wq {
     struct wait_queue_head wait;
 } RELOCATED;
 
+struct kernfs_node {
+    __u64 id; /* of a cgroup: its inode number */
+} RELOCATED;
+
+struct cgroup {
+    struct kernfs_node *kn;
+} RELOCATED;
+
+struct sock_cgroup_data {
+    struct cgroup *cgroup; /* of version 2, in which the socket was made */
+} RELOCATED;
+
 struct sock {
     __u32 sk_ack_backlog; /* connections that wait for accept() */
     struct socket_wq *sk_wq;
+    struct sock_cgroup_data sk_cgrp_data;
 } RELOCATED;
 
 typedef struct {

@@ -64,7 +64,8 @@ struct {
     __type(value, __u64);
 } listeners __weak SEC(".maps");
 
-/* Worker's cgroup id → its tag. Written by the master before the worker starts; read by adopt. */
+/* Worker's cgroup id → its tag. Written by the master before the worker starts; read by adopt and
+ * account. */
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, DROVER_MAX_SLOTS);
@@ -90,8 +91,17 @@ struct {
     __type(value, struct drover_tag);
 } listener_tags __weak SEC(".maps");
 
-/* The tag of each listener and, by BPF_F_CLONE, of each connection. Written by adopt, read by
- * account. */
+/* The tag of each socket that a worker has bound to a shared port, where its connections are known as
+ * the worker's by their cgroup. Written and read by adopt. */
+struct {
+    __uint(type, BPF_MAP_TYPE_SK_STORAGE);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, int);
+    __type(value, struct drover_tag);
+} listener_marks __weak SEC(".maps");
+
+/* The same where they are not; and, by BPF_F_CLONE, of each of their connections. Written by adopt,
+ * read by adopt and account. */
 struct {
     __uint(type, BPF_MAP_TYPE_SK_STORAGE);
     __uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
@@ -99,8 +109,8 @@ struct {
     __type(value, struct drover_tag);
 } tags __weak SEC(".maps");
 
-/* Cookie of a connection that was moved while it waited → the tag it counts for now; its own
- * storage still names the listener it came from. Entered by steer, removed by account at its end. */
+/* Cookie of a connection that was moved while it waited → the tag it counts for now; by its cgroup, or
+ * its own tag, it is still its first listener's. Entered by steer, removed by account at its end. */
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, 65536);

@@ -10,7 +10,7 @@
 
 #include <linux/types.h>
 
-#define DROVER_ABI_VERSION 1u
+#define DROVER_ABI_VERSION 2u
 
 /* The version of what policy.bpf.h shares with the programs of its authors: a change of any of that
  * is a change of the number. No suffix: it becomes part of a name. */
@@ -159,13 +159,11 @@ struct drover_look {
     __u64 reserved;
 };
 
-/* Rides in each listener's socket storage and is cloned into every connection it accepts. The
- * worker id tells a late close of the slot's former owner from one of the present owner. */
+/* Whose a listener or a connection is (tags.bpf.h). The worker id tells a late close of the slot's former
+ * owner from one of the present owner. */
 struct drover_tag {
     __u32 slot;
     __u32 worker;
-    __u32 counted;  /* a connection's own: 1 while it is in its worker's live count */
-    __u32 reserved;
 };
 
 struct drover_config {
@@ -271,7 +269,7 @@ DROVER_ASSERT_SIZE(struct drover_active_set, 16 + 2 * (DROVER_MAX_SLOTS + DROVER
 DROVER_ASSERT_SIZE(struct drover_group,
                    128 + 2 * (16 + 2 * (DROVER_MAX_SLOTS + DROVER_MAX_TURNS)));
 DROVER_ASSERT_SIZE(struct drover_slot, 64);
-DROVER_ASSERT_SIZE(struct drover_tag, 16);
+DROVER_ASSERT_SIZE(struct drover_tag, 8);
 DROVER_ASSERT_SIZE(struct drover_control, 64);
 DROVER_ASSERT_SIZE(struct drover_pin_key, 40);
 DROVER_ASSERT_SIZE(struct drover_look, 32);

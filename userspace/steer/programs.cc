@@ -286,7 +286,7 @@ Result<void> Programs::attach_steering(int socket) {
 }
 
 Result<void> Programs::tag_cgroup(uint64_t cgroup_id, uint32_t slot, uint32_t worker) {
-    drover_tag tag{slot, worker, 0, 0};
+    drover_tag tag{slot, worker};
     int map = bpf_map__fd(impl_->skeleton->maps.cgroup_tags);
     if (bpf_map_update_elem(map, &cgroup_id, &tag, BPF_ANY) != 0)
         return fail_errno(errno, "tell the BPF programs of a worker");

@@ -284,6 +284,7 @@ class Steering {
     [[nodiscard]] int keeper_backlog() const;
     [[nodiscard]] uint64_t live_changes(int slot) const;
     void rescan(const std::vector<Socket>& listening);
+    void correct_counts_when_due();
     void correct_counts();
     void retire_idle_groups();
     using Queues = std::unordered_map<uint64_t, uint32_t>;  // by the listener's cookie
@@ -326,6 +327,7 @@ class Steering {
     std::set<uint64_t> our_cgroups_;
     std::map<int, Drift> drift_;
     uint64_t corrections_ = 0;
+    std::chrono::steady_clock::time_point counts_due_{};
     uint64_t events_lost_ = 0;       // of those that are known to be lost
     std::vector<uint64_t> closed_;   // cookies of listeners that have closed, to be forgotten
     std::set<uint64_t> relistened_;  // cookies: what their events say is our own doing
