@@ -180,8 +180,9 @@ uint64_t Steering::live_changes(int slot) const {
            counts.moved_out_total;
 }
 
-// For the list of connections the kernel goes through all sockets of the machine, those in TIME_WAIT
-// too: with 200,000 of them it takes 75 ms. So it is asked for the more seldom the longer that takes.
+// For the list of connections the kernel goes through all sockets of the machine, those in
+// TIME_WAIT too: with 200,000 of them it takes 75 ms. So it is asked for the more seldom the longer
+// that takes.
 void Steering::correct_counts_when_due() {
     constexpr int kRest = 500;  // times as long: 0.2 % of the master's time
     constexpr std::chrono::minutes kLongestRest{5};
