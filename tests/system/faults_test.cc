@@ -193,9 +193,13 @@ Child start(Sandbox& sandbox, const Ground& ground, const std::optional<Fault>& 
     return sandbox.start({.command = command, .extra_environment = {}, .identity = {}, .cwd = {}});
 }
 
+// The one call that fails may be the answer to this.
 Json status_of(Sandbox& sandbox) {
-    Json status = Json::parse(sandbox.drover({"status", "web", "--json"}).out, nullptr, false);
-    return status.is_object() ? status : Json::object();
+    for (int i = 0; i < 2; i++) {
+        Json status = Json::parse(sandbox.drover({"status", "web", "--json"}).out, nullptr, false);
+        if (status.is_object()) return status;
+    }
+    return Json::object();
 }
 
 bool is_ready(Sandbox& sandbox) {
