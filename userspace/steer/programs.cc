@@ -157,7 +157,15 @@ Result<std::unique_ptr<Programs>> Programs::load(
         return error;
     }
 
-    if (impl->skeleton->rodata->config.reads_kernel == 0)
+    // libbpf tries whether maps can be mapped, and does without where just that try has failed.
+    const drover_bpf& loaded = *impl->skeleton;
+    if (!loaded.data_control || !loaded.data_groups || !loaded.data_slots ||
+        !loaded.data_instances || !loaded.data_totals)
+        return fail("bpf",
+                    "load the BPF programs: the kernel did not let drover share memory with them: "
+                    "try again");
+
+    if (loaded.rodata->config.reads_kernel == 0)
         impl->no_queues = refusal.empty() ? "no reason given" : refusal;
 
     std::error_code ignored;
