@@ -8,8 +8,8 @@
  * A connection that waits in the accept queue counts: it is load that the worker has still to do. One
  * by TCP Fast Open does so from its SYN on, because its request may be served from then on.
  *
- * Whether it is counted stands in the callbacks that it asks for, see COUNTED. Its state does not tell:
- * a handshake that fails ends in the state in which a fast-open connection may end.
+ * Whether it is counted stands in the callbacks that it asks for, see IS_COUNTED. Its state does not
+ * tell: a handshake that fails ends in the state in which a fast-open connection may end.
  *
  * Each connection counts for its listener's worker (tags.bpf.h); one that was moved while it waited, for
  * the tag in `moved` instead.
