@@ -283,6 +283,38 @@ TEST_CASE("a worker that was held, and one that was being drained, are so still"
     CHECK(sandbox.leftovers() == "");
 }
 
+TEST_CASE("a worker that hangs when its master is killed or upgraded is relieved by the next one") {
+    for (bool killed : {false, true}) {
+        INFO(killed);
+        Sandbox sandbox;
+        Words two = {"-n", "2", "--policy", "round-robin"};
+        Cluster first(sandbox, "web", two, hello());
+        REQUIRE(first.wait_ready(2));
+        pid_t hung = first.pid_of(0);
+        REQUIRE(stop_process(hung));
+        // By these its master begins to look at the queues, and is told of no others meanwhile.
+        std::vector<std::unique_ptr<Connection>> waiting;
+        for (int i = 0; i < 4; i++) {
+            waiting.push_back(std::make_unique<Connection>("127.0.0.1", 8080));
+            REQUIRE(waiting.back()->send_request("/", false));
+        }
+        std::optional<Cluster> second;
+        if (killed) {
+            kill_master(first);
+            second.emplace(sandbox, "web", two, hello());
+        } else {
+            REQUIRE(first.drover({"upgrade", "web"}).status == 0);
+        }
+        Cluster& now = second ? *second : first;
+        for (auto& connection : waiting) CHECK(instance_in(connection->receive().body) == 1);
+        CHECK(contains(now.worker(0)["flags"].dump(), "stalled"));
+        ::kill(hung, SIGCONT);
+        CHECK(eventually([&] { return now.worker(0)["flags"].empty(); }));
+        CHECK(now.stop() == 0);
+        CHECK(sandbox.leftovers() == "");
+    }
+}
+
 TEST_CASE("connections that wait while no worker is there wait through an upgrade") {
     Sandbox sandbox;
     Cluster cluster(sandbox, "web", {"-n", "1", "--port", "0.0.0.0:8080", "--ready", "message"},

@@ -38,6 +38,9 @@ void Steering::find_living() {
     reconcile();
     // A set in which nobody is left is written, too.
     for (const auto& [index, group] : groups_) write_set(index, group.active, group.weights);
+    // Where the former master was looking, the program tells of nobody who waits.
+    watch_queues();
+    programs_->stop_hurrying();
     options_.take_over = false;
     options_.keepers.clear();  // of groups that are gone
 }
