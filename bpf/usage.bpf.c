@@ -19,6 +19,7 @@
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 #define MOST_CPUS 8192
+#define MOST_LEVELS 16
 
 /* The id of the cluster's cgroup, whose children are the workers' cgroups. */
 const volatile __u64 cluster SEC(".rodata") = 0;
@@ -35,9 +36,20 @@ struct {
     __type(value, __u64);
 } landmark SEC(".maps");
 
-static __always_inline int is_of_cluster(const struct cgroup *cgrp)
+static __always_inline int is_workers(const struct cgroup *cgrp)
 {
     return BPF_CORE_READ(cgrp, self.parent, cgroup, kn, id) == cluster;
+}
+
+/* A worker may make cgroups below its own. None: it is no worker's. */
+static __always_inline const struct cgroup *worker_above(const struct cgroup *cgrp)
+{
+    for (int level = 0; level < MOST_LEVELS && cgrp; level++) {
+        if (is_workers(cgrp))
+            return cgrp;
+        cgrp = BPF_CORE_READ(cgrp, self.parent, cgroup);
+    }
+    return 0;
 }
 
 /* What each CPU has counted since the last time is added up. */
@@ -76,7 +88,7 @@ int cgroups(struct bpf_iter__cgroup *ctx)
         return 0;
     if (ctx->meta->seq_num == 0) /* the cluster's own: with all that is below it */
         flush(cgrp);
-    if (!is_of_cluster(cgrp))
+    if (!is_workers(cgrp))
         return 0;
     usage.cgroup = BPF_CORE_READ(cgrp, kn, id);
     usage.cpu_ns = BPF_CORE_READ(cgrp, bstat.cputime.sum_exec_runtime);
@@ -163,9 +175,9 @@ int processes(struct bpf_iter__task *ctx)
 
     if (!task || task->pid != task->tgid)
         return 0;
-    cgrp = BPF_CORE_READ(task, cgroups, dfl_cgrp);
+    cgrp = worker_above(BPF_CORE_READ(task, cgroups, dfl_cgrp));
     mm = BPF_CORE_READ(task, mm);
-    if (!mm || !is_of_cluster(cgrp))
+    if (!mm || !cgrp)
         return 0;
     old = (const struct mm_struct___v6_1 *)mm;
     if (bpf_core_field_exists(old->rss_stat.count))

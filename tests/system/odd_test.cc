@@ -13,6 +13,7 @@
 #include "http.h"
 #include "messages.h"
 #include "mounted.h"
+#include "truth.h"
 
 namespace drover::test {
 
@@ -150,6 +151,41 @@ TEST_CASE("workers that become another user before or after they listen are stee
         CHECK(pair.serves_in_turns());
         pair.check_clean_end();
     }
+}
+
+TEST_CASE(
+    "workers in cgroups below their own are counted, relieved, and found by the next master") {
+    Sandbox sandbox;
+    std::string below = sandbox.cgroup() + "/web/w$DROVER_WORKER_ID/below";
+    Cluster cluster(
+        sandbox, "web", {"-n", "2", "--policy", "round-robin"},
+        {"/bin/sh", "-c",
+         fmt::format("mkdir {0} && echo $$ > {0}/cgroup.procs && exec {1}/servers/hello", below,
+                     build_folder())});
+    REQUIRE(cluster.wait_ready(2));
+    std::vector<std::unique_ptr<Connection>> held;
+    for (int i = 0; i < 6; i++) {
+        held.push_back(std::make_unique<Connection>("127.0.0.1", 8080));
+        REQUIRE(held.back()->get("/hold").ok());
+    }
+    check_counts(sandbox, cluster);
+    REQUIRE(eventually([&] { return cluster.worker(1)["memory_bytes"] > 0; }));
+    REQUIRE(cluster.drover({"upgrade", "web"}).status == 0);
+    REQUIRE(cluster.wait_ready(2));
+    CHECK(spread("127.0.0.1", 8080, 6) == std::map<int, int>{{0, 3}, {1, 3}});
+    // The next proof of the counts, 5 s later, would correct what the first one had found.
+    CHECK_FALSE(eventually([&] { return cluster.status()["corrections_total"] != 0; },
+                           milliseconds(7'000)));
+    check_counts(sandbox, cluster);
+    pid_t hung = cluster.pid_of(0);
+    REQUIRE(stop_process(hung));
+    Waiting waiting(4);
+    CHECK(eventually([&] { return !events_of(cluster, "rescued").empty(); }));
+    CHECK(waiting.answers() == std::map<int, int>{{1, 4}});
+    ::kill(hung, SIGCONT);
+    held.clear();
+    CHECK(cluster.stop() == 0);
+    CHECK(sandbox.leftovers() == "");
 }
 
 TEST_CASE("a worker that goes to the background is a failed start, and what it left is ended") {

@@ -138,6 +138,8 @@ TEST_CASE("cgroup: created with its parents, opened again, the same one") {
     CHECK(parent->id() != made->id());
     CHECK(parent->children() == std::vector<std::string>{"b"});
     CHECK(made->children().empty());
+    CHECK(parent->ids() == std::vector<uint64_t>{parent->id(), made->id()});
+    CHECK(made->ids() == std::vector<uint64_t>{made->id()});
 }
 
 TEST_CASE("cgroup: an empty one has no processes") {
@@ -150,7 +152,7 @@ TEST_CASE("cgroup: an empty one has no processes") {
     CHECK(cgroup->memory_bytes() == 0);
 }
 
-TEST_CASE("cgroup: a process in it is seen, its parent cgroup is populated but has no pid") {
+TEST_CASE("cgroup: a process in it is seen, from the cgroup above it too") {
     Place place;
     if (!place.is_usable()) return;
     auto parent = Cgroup::open(place.path());
@@ -161,7 +163,7 @@ TEST_CASE("cgroup: a process in it is seen, its parent cgroup is populated but h
     REQUIRE(child.pid() > 0);
     CHECK(cgroup->pids() == std::vector<int>{child.pid()});
     CHECK(cgroup->is_populated());
-    CHECK(parent->pids().empty());
+    CHECK(parent->pids() == std::vector<int>{child.pid()});
     CHECK(parent->is_populated());
     CHECK(cgroup->memory_bytes() > 0);
 }

@@ -96,10 +96,23 @@ Result<Cgroup> Cgroup::open(const std::string& path) {
     return cgroup;
 }
 
+std::vector<uint64_t> Cgroup::ids() const {
+    std::vector<uint64_t> ids{id_};
+    for (const auto& below : cgroups_below()) {
+        auto more = below.ids();
+        ids.insert(ids.end(), more.begin(), more.end());
+    }
+    return ids;
+}
+
 std::vector<int> Cgroup::pids() const {
     std::vector<int> pids;
     std::ifstream file(path_ + "/cgroup.procs");
     for (int pid = 0; file >> pid;) pids.push_back(pid);
+    for (const auto& below : cgroups_below()) {
+        auto more = below.pids();
+        pids.insert(pids.end(), more.begin(), more.end());
+    }
     return pids;
 }
 
@@ -125,6 +138,17 @@ std::vector<std::string> Cgroup::children() const {
     for (const auto& entry : entries_of(path_))
         if (entry.is_directory(error)) names.push_back(entry.path().filename());
     return names;
+}
+
+// Those that are there still when they are opened.
+std::vector<Cgroup> Cgroup::cgroups_below() const {
+    std::vector<Cgroup> all;
+    struct stat info {};
+    // Each sub-folder is one more link to its folder: nearly always there is none, and no listing.
+    if (::fstat(folder_.get(), &info) == 0 && info.st_nlink == 2) return all;
+    for (const auto& name : children())
+        if (auto child = open(path_ + "/" + name)) all.push_back(std::move(*child));
+    return all;
 }
 
 Result<void> Cgroup::freeze(bool frozen) const {
@@ -157,11 +181,8 @@ void Cgroup::kill() const {
 }
 
 Result<void> Cgroup::remove() const {
-    for (const auto& name : children()) {
-        auto child = open(path_ + "/" + name);
-        if (!child) continue;
-        if (auto removed = child->remove(); !removed) return removed;
-    }
+    for (const auto& child : cgroups_below())
+        if (auto removed = child.remove(); !removed) return removed;
     if (::rmdir(path_.c_str()) != 0 && errno != ENOENT)
         return fail_errno(errno, fmt::format("remove cgroup {}", path_));
     return {};

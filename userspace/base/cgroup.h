@@ -36,7 +36,8 @@ class Cgroup {
     [[nodiscard]] int fd() const { return folder_.get(); }
     [[nodiscard]] uint64_t id() const { return id_; }  // what bpf_get_current_cgroup_id returns
 
-    [[nodiscard]] std::vector<int> pids() const;      // of this cgroup alone, not its children
+    [[nodiscard]] std::vector<uint64_t> ids() const;  // its own, and those of all below it
+    [[nodiscard]] std::vector<int> pids() const;      // of all its processes, children included
     [[nodiscard]] bool is_populated() const;          // any living process, children included
     [[nodiscard]] uint64_t cpu_microseconds() const;  // 0 where unknown
     [[nodiscard]] uint64_t memory_bytes() const;      // memory.current, else the RSS of its pids
@@ -51,6 +52,8 @@ class Cgroup {
     [[nodiscard]] Result<void> remove() const;  // the folder and its sub-folders
 
   private:
+    [[nodiscard]] std::vector<Cgroup> cgroups_below() const;
+
     std::string path_;
     Fd folder_;
     uint64_t id_ = 0;

@@ -155,8 +155,7 @@ void Steering::reconcile() {
 
 // Finds what an event that was lost would have told.
 void Steering::rescan(const std::vector<Socket>& listening) {
-    std::map<uint64_t, uint32_t> worker_of;
-    for (const auto& [worker, member] : members_) worker_of[member.cgroup.id()] = worker;
+    auto worker_of = workers_by_cgroup();
     std::set<uint64_t> present;
     for (const Socket& socket : listening) {
         present.insert(socket.cookie);
@@ -204,16 +203,14 @@ void Steering::correct_counts() {
     std::unordered_map<uint64_t, drover_tag> moved;
     if (programs_->totals().moves_total > 0)
         for (const auto& entry : programs_->moved()) moved[entry.cookie] = entry.tag;
-    std::map<uint64_t, int> slot_of;
-    for (const auto& [worker, member] : members_) slot_of[member.cgroup.id()] = member.slot;
-
+    auto worker_of = workers_by_cgroup();
     std::map<int, int64_t> truth;
     for (const Socket& socket : *sockets) {
         if (!ownership_.owns(socket.local.port())) continue;  // the worker's own client side
         if (auto elsewhere = moved.find(socket.cookie); elsewhere != moved.end())
             truth[static_cast<int>(elsewhere->second.slot)]++;
-        else if (auto home = slot_of.find(socket.cgroup_id); home != slot_of.end())
-            truth[home->second]++;
+        else if (auto home = worker_of.find(socket.cgroup_id); home != worker_of.end())
+            truth[members_.at(home->second).slot]++;
     }
     for (const auto& [slot, changes] : before) {
         int64_t difference = truth[slot] - slots_->read(slot).live;

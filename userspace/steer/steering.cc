@@ -108,7 +108,15 @@ Result<void> Steering::open_named_ports() {
 }
 
 bool Steering::is_ours(uint64_t cgroup_id) const {
-    return our_cgroups_.contains(cgroup_id);
+    return our_cgroups_.contains(cgroup_id) || workers_by_cgroup().contains(cgroup_id);
+}
+
+// A worker may have made cgroups below its own.
+std::map<uint64_t, uint32_t> Steering::workers_by_cgroup() const {
+    std::map<uint64_t, uint32_t> workers;
+    for (const auto& [worker, member] : members_)
+        for (uint64_t id : member.cgroup.ids()) workers[id] = worker;
+    return workers;
 }
 
 Result<int> Steering::add_worker(uint32_t worker, int instance, const Cgroup& cgroup) {

@@ -259,6 +259,7 @@ class Steering {
     Result<void> take_living();
     Result<void> open_named_ports();
     [[nodiscard]] bool is_ours(uint64_t cgroup_id) const;
+    [[nodiscard]] std::map<uint64_t, uint32_t> workers_by_cgroup() const;
     void on_event(const drover_event& event);
     void on_bind(const drover_event& event);
     void on_listen(const drover_event& event);
