@@ -153,31 +153,34 @@ TEST_CASE("workers that become another user before or after they listen are stee
     }
 }
 
-TEST_CASE(
-    "workers in cgroups below their own are counted, relieved, and found by the next master") {
+TEST_CASE("workers that make cgroups of their own are counted, relieved, and taken over") {
     Sandbox sandbox;
     std::string below = sandbox.cgroup() + "/web/w$DROVER_WORKER_ID/below";
-    Cluster cluster(
-        sandbox, "web", {"-n", "2", "--policy", "round-robin"},
-        {"/bin/sh", "-c",
-         fmt::format("mkdir {0} && echo $$ > {0}/cgroup.procs && exec {1}/servers/hello", below,
-                     build_folder())});
-    REQUIRE(cluster.wait_ready(2));
+    Words options = {"-n", "2", "--policy", "round-robin"};
+    Words command = {
+        "/bin/sh", "-c",
+        fmt::format("mkdir {0} && echo $$ > {0}/cgroup.procs && exec {1}/servers/hello", below,
+                    build_folder())};
+    Cluster first(sandbox, "web", options, command);
+    REQUIRE(first.wait_ready(2));
     std::vector<std::unique_ptr<Connection>> held;
     for (int i = 0; i < 6; i++) {
         held.push_back(std::make_unique<Connection>("127.0.0.1", 8080));
         REQUIRE(held.back()->get("/hold").ok());
     }
-    check_counts(sandbox, cluster);
-    REQUIRE(eventually([&] { return cluster.worker(1)["memory_bytes"] > 0; }));
-    REQUIRE(cluster.drover({"upgrade", "web"}).status == 0);
+    check_counts(sandbox, first);
+    REQUIRE(eventually([&] { return first.worker(1)["memory_bytes"] > 0; }));
+    pid_t hung = first.pid_of(0);
+    first.master().send(SIGKILL);
+    REQUIRE(first.master().wait() == 128 + SIGKILL);
+    Cluster cluster(sandbox, "web", options, command);
     REQUIRE(cluster.wait_ready(2));
+    CHECK(cluster.pid_of(0) == hung);
     CHECK(spread("127.0.0.1", 8080, 6) == std::map<int, int>{{0, 3}, {1, 3}});
     // The next proof of the counts, 5 s later, would correct what the first one had found.
     CHECK_FALSE(eventually([&] { return cluster.status()["corrections_total"] != 0; },
                            milliseconds(7'000)));
     check_counts(sandbox, cluster);
-    pid_t hung = cluster.pid_of(0);
     REQUIRE(stop_process(hung));
     Waiting waiting(4);
     CHECK(eventually([&] { return !events_of(cluster, "rescued").empty(); }));

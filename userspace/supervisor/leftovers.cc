@@ -44,7 +44,8 @@ Signature read_signature(int fd) {
     return signature;
 }
 
-// Not to know who lives is not the same as that nobody does.
+// Also of the cgroups that a worker has made below its own. Not to know who lives is not the same
+// as that nobody does.
 Result<std::vector<int>> pids_in(const std::string& cgroup) {
     std::vector<int> pids;
     std::ifstream file(cgroup + "/cgroup.procs");
@@ -52,6 +53,15 @@ Result<std::vector<int>> pids_in(const std::string& cgroup) {
     for (int pid = 0; file >> pid;) pids.push_back(pid);
     if (!file.eof() && errno != ENODEV)  // it has just been removed
         return fail_errno(errno, fmt::format("read {}/cgroup.procs", cgroup));
+    std::error_code error;
+    for (const auto& entry : entries_of(cgroup, error)) {
+        if (std::error_code unknown; !entry.is_directory(unknown)) continue;
+        auto below = pids_in(entry.path());
+        if (!below) return below;
+        pids.insert(pids.end(), below->begin(), below->end());
+    }
+    if (error && error.value() != ENOENT)
+        return fail_errno(error.value(), fmt::format("read cgroup {}", cgroup));
     return pids;
 }
 
