@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Everything at once and for long: under load, at random, workers are killed and stopped, the
+// Everything at once and for long: under load, at random, workers are killed, stopped and hung, the
 // cluster is reloaded, scaled, rescued and upgraded, its master is killed; sometimes two of these
 // together. All the time nothing may be lost but what a worker that was killed had accepted, and
 // after each round everything has to be as it should.
@@ -122,9 +122,8 @@ class Soak {
         for (const auto& [name, count] : done_) deeds += fmt::format(", {} {}", name, count);
         return fmt::format(
             "{} rounds, {} requests, {} lost of {} that the killed workers had accepted, {} "
-            "churned "
-            "connections; master: {} kB, {} descriptors{}",
-            rounds_, requests_, lost_, accepted_only_, churned_,
+            "churned connections; {} hung workers seen; master: {} kB, {} descriptors{}",
+            rounds_, requests_, lost_, accepted_only_, churned_, hung_seen_,
             memory_of(cluster_->master().pid(), "RssAnon"), descriptors(), deeds);
     }
 
@@ -235,6 +234,7 @@ class Soak {
              }},
             {"a worker killed", [this](const Choice& choice) { kill_worker(choice); }},
             {"a worker stopped", [this](const Choice& choice) { stop_worker(choice); }},
+            {"a worker hung", [this](const Choice& choice) { hang_worker(choice); }},
             {"the master killed",
              [this](const Choice&) {
                  kill_master();
@@ -291,6 +291,29 @@ class Soak {
         if (victim <= 0 || ::kill(victim, SIGSTOP) != 0) return;
         std::this_thread::sleep_for(milliseconds(choice.number * 3 / 2));
         ::kill(victim, SIGCONT);
+    }
+
+    // Until that is seen, by the connections that wait for it; the policy may give it none.
+    void hang_worker(const Choice& choice) {
+        pid_t victim = ready_pid(choice);
+        if (victim <= 0 || ::kill(victim, SIGSTOP) != 0) return;
+        Json found;
+        auto is_seen = [&] {
+            Json status = cluster_->status();
+            if (!status.is_object()) return false;
+            for (const auto& worker : status["workers"])
+                if (worker["pid"] == victim) found = worker;
+            return found.is_object() && contains(found["flags"].dump(), "stalled");
+        };
+        milliseconds patience = is_disturbed_ ? milliseconds(1'500) : kGoneDeadline;
+        bool seen = eventually(is_seen, patience);
+        // One that came last of all is to be seen, too.
+        if (!seen && !is_disturbed_ && found.is_object() && found["queued"] > 0) {
+            INFO("round ", rounds_, ": ", last_, ": ", found.dump(1));
+            CHECK(eventually(is_seen, patience));
+        }
+        ::kill(victim, SIGCONT);
+        hung_seen_ += seen ? 1 : 0;
     }
 
     void kill_master() {
@@ -394,7 +417,7 @@ class Soak {
     std::string last_;  // what was done last
     std::set<std::string> pins_;
     std::map<std::string, int> done_;
-    int rounds_ = 0;
+    int rounds_ = 0, hung_seen_ = 0;
     int64_t requests_ = 0, lost_ = 0, churned_ = 0;
     uint64_t accepted_only_ = 0;
 };
