@@ -42,6 +42,25 @@ std::vector<std::unique_ptr<Connection>> hold(int count, Shares& shares) {
     return held;
 }
 
+const Words kTwoInTurn = {"-n", "2", "--policy", "round-robin"};
+
+bool is_stalled(Cluster& cluster, int instance) {
+    return contains(cluster.worker(instance)["flags"].dump(), "stalled");
+}
+
+// The cluster "web" of kTwoInTurn and hello() goes on with another master; none: it is the same
+// process.
+std::unique_ptr<Cluster> next_master(Cluster& cluster, Sandbox& sandbox, bool killed) {
+    if (!killed) {
+        REQUIRE(cluster.drover({"upgrade", "web"}).status == 0);
+        return nullptr;
+    }
+    kill_master(cluster);
+    auto next = std::make_unique<Cluster>(sandbox, "web", kTwoInTurn, hello());
+    REQUIRE(eventually([&] { return next->status().is_object(); }));
+    return next;
+}
+
 }  // namespace
 
 TEST_SUITE_BEGIN("take-over");
@@ -287,8 +306,7 @@ TEST_CASE("a worker that hangs when its master is killed or upgraded is relieved
     for (bool killed : {false, true}) {
         INFO(killed);
         Sandbox sandbox;
-        Words two = {"-n", "2", "--policy", "round-robin"};
-        Cluster first(sandbox, "web", two, hello());
+        Cluster first(sandbox, "web", kTwoInTurn, hello());
         REQUIRE(first.wait_ready(2));
         pid_t hung = first.pid_of(0);
         REQUIRE(stop_process(hung));
@@ -298,19 +316,36 @@ TEST_CASE("a worker that hangs when its master is killed or upgraded is relieved
             waiting.push_back(std::make_unique<Connection>("127.0.0.1", 8080));
             REQUIRE(waiting.back()->send_request("/", false));
         }
-        std::optional<Cluster> second;
-        if (killed) {
-            kill_master(first);
-            second.emplace(sandbox, "web", two, hello());
-        } else {
-            REQUIRE(first.drover({"upgrade", "web"}).status == 0);
-        }
-        Cluster& now = second ? *second : first;
+        auto next = next_master(first, sandbox, killed);
+        Cluster& cluster = next ? *next : first;
         for (auto& connection : waiting) CHECK(instance_in(connection->receive().body) == 1);
-        CHECK(contains(now.worker(0)["flags"].dump(), "stalled"));
+        CHECK(is_stalled(cluster, 0));
         ::kill(hung, SIGCONT);
-        CHECK(eventually([&] { return now.worker(0)["flags"].empty(); }));
-        CHECK(now.stop() == 0);
+        CHECK(eventually([&] { return !is_stalled(cluster, 0); }));
+        CHECK(cluster.stop() == 0);
+        CHECK(sandbox.leftovers() == "");
+    }
+}
+
+TEST_CASE("a worker that is known to hang is known to the next master, and when it is well again") {
+    for (bool killed : {false, true}) {
+        INFO(killed);
+        Sandbox sandbox;
+        Cluster first(sandbox, "web", kTwoInTurn, hello());
+        REQUIRE(first.wait_ready(2));
+        pid_t hung = first.pid_of(0);
+        REQUIRE(stop_process(hung));
+        for (int i = 0; i < 2; i++) CHECK(instance_in(get("127.0.0.1", 8080).body) == 1);
+        REQUIRE(eventually([&] { return is_stalled(first, 0); }));
+        auto next = next_master(first, sandbox, killed);
+        Cluster& cluster = next ? *next : first;
+        CHECK(is_stalled(cluster, 0));
+        CHECK(spread("127.0.0.1", 8080, 4) == Shares{{1, 4}});
+        // Also when nobody comes.
+        ::kill(hung, SIGCONT);
+        CHECK(eventually([&] { return !is_stalled(cluster, 0); }));
+        CHECK(spread("127.0.0.1", 8080, 4) == Shares{{0, 2}, {1, 2}});
+        CHECK(cluster.stop() == 0);
         CHECK(sandbox.leftovers() == "");
     }
 }

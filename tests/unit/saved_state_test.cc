@@ -39,7 +39,7 @@ SavedState example() {
     state.notify_address = "@x";
     state.instances = {{0, 1, 1, 7, {900, 1250}}, {1, 3, 5, 0, {}}};
     state.workers = {{8, 0, 1, true, false, false, 1000, 99, 12345, 3, true, 5},
-                     {9, 1, 3, false, true, true, 2000, 98, 12346, 4, false, -1}};
+                     {9, 1, 3, false, true, true, 2000, 98, 12346, 4, false, -1, true, true, true}};
     return state;
 }
 
@@ -63,6 +63,7 @@ TEST_CASE("saved state: what is written is read back") {
     CHECK(state->releases.at(3).drain_timeout == 3s);
     CHECK(to_text(*state) == to_text(example()));
     CHECK(state->workers[1].is_held);
+    CHECK(state->workers[1].is_stalled);
     CHECK(state->instances[0].former == FormerWorkers{900, 1250});
     CHECK(state->workers[0].pid_started == 12345);
     CHECK(*state->trial == 3);

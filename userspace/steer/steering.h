@@ -68,6 +68,7 @@ struct LivingWorker {
     std::string cgroup;  // path
     bool active = false;
     uint32_t weight = 1;
+    bool stalled = false;
 };
 
 struct Options {

@@ -25,6 +25,7 @@ Result<void> Steering::take_living() {
         member.cgroup = std::move(*cgroup);
         member.active = living.active;
         member.weight = living.weight;
+        member.watch.stalled = living.stalled;
         members_.emplace(living.worker, std::move(member));
     }
     if (!options_.take_over) return {};
@@ -38,7 +39,10 @@ void Steering::find_living() {
     reconcile();
     // A set in which nobody is left is written, too.
     for (const auto& [index, group] : groups_) write_set(index, group.active, group.weights);
-    // Where the former master was looking, the program tells of nobody who waits.
+    // Where the former master was looking, the program tells of nobody who waits. Who hung then is
+    // well when it accepts something from now on.
+    for (const auto& [worker, count] : counts())
+        members_.at(worker).watch.accepted = count.accepted_total;
     watch_queues();
     programs_->stop_hurrying();
     options_.take_over = false;

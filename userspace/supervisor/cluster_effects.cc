@@ -70,7 +70,7 @@ std::vector<steer::LivingWorker> living_of(const SavedState& saved, const std::s
             {static_cast<uint32_t>(worker.id), worker.slot, worker.instance,
              fmt::format("{}/w{}", cluster, worker.id),
              worker.is_ready && !worker.is_held && !worker.is_leaving && !worker.is_out,
-             static_cast<uint32_t>(std::max(1, weights[worker.instance]))});
+             static_cast<uint32_t>(std::max(1, weights[worker.instance])), worker.is_stalled});
     return living;
 }
 

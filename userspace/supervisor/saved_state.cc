@@ -131,7 +131,8 @@ Result<SavedState> state_of(const Json& json) {
                                  one.at("is_ready"), one.at("is_held"), one.at("is_leaving"),
                                  one.at("started_at_ms"), one.at("pid"), one.at("pid_started"),
                                  one.at("slot"), one.at("is_node"), one.at("channel_fd"),
-                                 one.value("is_unhealthy", false), one.value("is_out", false)});
+                                 one.value("is_unhealthy", false), one.value("is_out", false),
+                                 one.value("is_stalled", false)});
     auto is_known = [&](int generation) { return state.releases.contains(generation); };
     bool all_known = is_known(state.stable) && (!state.trial || is_known(*state.trial)) &&
                      (!state.former || is_known(*state.former));
@@ -171,7 +172,8 @@ std::string to_text(const SavedState& state) {
                            {"is_node", one.is_node},
                            {"channel_fd", one.channel_fd},
                            {"is_unhealthy", one.is_unhealthy},
-                           {"is_out", one.is_out}});
+                           {"is_out", one.is_out},
+                           {"is_stalled", one.is_stalled}});
     Json json = {{"v", kVersion},
                  {"maps", DROVER_ABI_VERSION},
                  {"releases", releases},

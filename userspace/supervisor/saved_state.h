@@ -34,6 +34,7 @@ struct SavedWorker {
     int channel_fd = -1;  // number of the first of its channel's descriptors; -1: it has no channel
     bool is_unhealthy = false;
     bool is_out = false;  // of the active set, for that
+    bool is_stalled = false;
     bool operator==(const SavedWorker&) const = default;
 };
 

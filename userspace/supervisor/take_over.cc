@@ -48,6 +48,7 @@ void Supervisor::save() {
         saved.is_held = worker.held;
         saved.is_unhealthy = worker.health.is_unhealthy;
         saved.is_out = worker.is_out;
+        saved.is_stalled = worker.stalled_since.has_value();
         saved.is_leaving = worker.state == State::draining || worker.is_candidate;
         saved.started_at_ms = ms_since_1970(worker.started_at);
         state.workers.push_back(saved);
@@ -76,9 +77,10 @@ void Supervisor::take_over(const SavedState& saved, std::function<void(int)> ove
         instance.weight = one.weight;
         instance.restarts_total = one.restarts_total;
     }
+    for (const SavedWorker& one : saved.workers) take_worker(one, releases);
     std::vector<WorkerId> leaving;
     for (const SavedWorker& one : saved.workers) {
-        take_worker(one, releases);
+        if (find(one.id)->stalled_since && others_serve(one.id)) effects_.deactivate(one.id);
         if (one.is_leaving || !instances_.contains(one.instance)) leaving.push_back(one.id);
     }
     for (WorkerId id : leaving) {
@@ -123,6 +125,9 @@ void Supervisor::take_worker(const SavedWorker& saved, const std::map<int, Relea
     worker.health.is_unhealthy = saved.is_unhealthy;
     if (saved.is_unhealthy) worker.health.failures = worker.config().health_failures;
     worker.is_out = saved.is_out;
+    if (!saved.is_stalled || config_.stall_after.count() == 0) return;
+    worker.stalled_since = std::chrono::steady_clock::now();
+    start_stall_timer(worker);
 }
 
 }  // namespace drover::supervisor
