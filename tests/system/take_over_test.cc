@@ -42,24 +42,46 @@ std::vector<std::unique_ptr<Connection>> hold(int count, Shares& shares) {
     return held;
 }
 
-const Words kTwoInTurn = {"-n", "2", "--policy", "round-robin"};
-
-bool is_stalled(Cluster& cluster, int instance) {
-    return contains(cluster.worker(instance)["flags"].dump(), "stalled");
-}
-
-// The cluster "web" of kTwoInTurn and hello() goes on with another master; none: it is the same
-// process.
-std::unique_ptr<Cluster> next_master(Cluster& cluster, Sandbox& sandbox, bool killed) {
-    if (!killed) {
-        REQUIRE(cluster.drover({"upgrade", "web"}).status == 0);
-        return nullptr;
+// Two workers that take turns, the first of which hangs; and their master, one after the other.
+class OneHangs {
+  public:
+    OneHangs() {
+        start();
+        REQUIRE(cluster_->wait_ready(2));
+        hung_ = cluster_->pid_of(0);
+        REQUIRE(stop_process(hung_));
     }
-    kill_master(cluster);
-    auto next = std::make_unique<Cluster>(sandbox, "web", kTwoInTurn, hello());
-    REQUIRE(eventually([&] { return next->status().is_object(); }));
-    return next;
-}
+
+    void replace_master(bool killed) {
+        if (!killed) {
+            REQUIRE(cluster_->drover({"upgrade", "web"}).status == 0);
+            return;
+        }
+        kill_master(*cluster_);
+        start();
+        REQUIRE(eventually([&] { return cluster_->status().is_object(); }));
+    }
+
+    bool is_seen() { return contains(cluster_->worker(0)["flags"].dump(), "stalled"); }
+
+    void check_recovery() {
+        ::kill(hung_, SIGCONT);
+        CHECK(eventually([&] { return !is_seen(); }));
+        CHECK(spread("127.0.0.1", 8080, 4) == Shares{{0, 2}, {1, 2}});
+        CHECK(cluster_->stop() == 0);
+        CHECK(sandbox_.leftovers() == "");
+    }
+
+  private:
+    void start() {
+        cluster_ = std::make_unique<Cluster>(sandbox_, "web",
+                                             Words{"-n", "2", "--policy", "round-robin"}, hello());
+    }
+
+    Sandbox sandbox_;
+    std::unique_ptr<Cluster> cluster_;
+    pid_t hung_ = 0;
+};
 
 }  // namespace
 
@@ -305,48 +327,30 @@ TEST_CASE("a worker that was held, and one that was being drained, are so still"
 TEST_CASE("a worker that hangs when its master is killed or upgraded is relieved by the next one") {
     for (bool killed : {false, true}) {
         INFO(killed);
-        Sandbox sandbox;
-        Cluster first(sandbox, "web", kTwoInTurn, hello());
-        REQUIRE(first.wait_ready(2));
-        pid_t hung = first.pid_of(0);
-        REQUIRE(stop_process(hung));
+        OneHangs pair;
         // By these its master begins to look at the queues, and is told of no others meanwhile.
         std::vector<std::unique_ptr<Connection>> waiting;
         for (int i = 0; i < 4; i++) {
             waiting.push_back(std::make_unique<Connection>("127.0.0.1", 8080));
             REQUIRE(waiting.back()->send_request("/", false));
         }
-        auto next = next_master(first, sandbox, killed);
-        Cluster& cluster = next ? *next : first;
+        pair.replace_master(killed);
         for (auto& connection : waiting) CHECK(instance_in(connection->receive().body) == 1);
-        CHECK(is_stalled(cluster, 0));
-        ::kill(hung, SIGCONT);
-        CHECK(eventually([&] { return !is_stalled(cluster, 0); }));
-        CHECK(cluster.stop() == 0);
-        CHECK(sandbox.leftovers() == "");
+        CHECK(pair.is_seen());
+        pair.check_recovery();
     }
 }
 
 TEST_CASE("a worker that is known to hang is known to the next master, and when it is well again") {
     for (bool killed : {false, true}) {
         INFO(killed);
-        Sandbox sandbox;
-        Cluster first(sandbox, "web", kTwoInTurn, hello());
-        REQUIRE(first.wait_ready(2));
-        pid_t hung = first.pid_of(0);
-        REQUIRE(stop_process(hung));
+        OneHangs pair;
         for (int i = 0; i < 2; i++) CHECK(instance_in(get("127.0.0.1", 8080).body) == 1);
-        REQUIRE(eventually([&] { return is_stalled(first, 0); }));
-        auto next = next_master(first, sandbox, killed);
-        Cluster& cluster = next ? *next : first;
-        CHECK(is_stalled(cluster, 0));
+        REQUIRE(eventually([&] { return pair.is_seen(); }));
+        pair.replace_master(killed);
+        CHECK(pair.is_seen());
         CHECK(spread("127.0.0.1", 8080, 4) == Shares{{1, 4}});
-        // Also when nobody comes.
-        ::kill(hung, SIGCONT);
-        CHECK(eventually([&] { return !is_stalled(cluster, 0); }));
-        CHECK(spread("127.0.0.1", 8080, 4) == Shares{{0, 2}, {1, 2}});
-        CHECK(cluster.stop() == 0);
-        CHECK(sandbox.leftovers() == "");
+        pair.check_recovery();
     }
 }
 

@@ -77,10 +77,9 @@ void Supervisor::take_over(const SavedState& saved, std::function<void(int)> ove
         instance.weight = one.weight;
         instance.restarts_total = one.restarts_total;
     }
-    for (const SavedWorker& one : saved.workers) take_worker(one, releases);
     std::vector<WorkerId> leaving;
     for (const SavedWorker& one : saved.workers) {
-        if (find(one.id)->stalled_since && others_serve(one.id)) effects_.deactivate(one.id);
+        take_worker(one, releases);
         if (one.is_leaving || !instances_.contains(one.instance)) leaving.push_back(one.id);
     }
     for (WorkerId id : leaving) {
@@ -91,6 +90,9 @@ void Supervisor::take_over(const SavedState& saved, std::function<void(int)> ove
         });
         end_worker(id, ExitReason::stopped, false, "was to end already");
     }
+    // As in on_stalled(); those that leave do not count as others.
+    for (const auto& [id, worker] : workers_)
+        if (worker.stalled_since && others_serve(id)) effects_.deactivate(id);
     for (const auto& [instance, known] : instances_) {
         bool has_worker = std::ranges::any_of(workers_, [&, number = instance](const auto& entry) {
             return entry.second.instance == number && entry.second.state != State::draining;
